@@ -1,0 +1,1 @@
+"""Programs to look at with tracedthread. They are plain code and know nothing of it."""
