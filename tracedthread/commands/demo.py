@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable, Mapping
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
 # Nothing else is imported up here: `tracedthread run` may load this file before it has patched anything, and
 # `subprocess` and `tempfile` would bring in `threading`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+    from typing import Any, TextIO
+
+    Report = dict[str, Any]  # Profile.to_dict(), or a row of it
+    Paragraph = tuple[str, list[str]]  # running text, and rows under it
 
 NOTICEABLE_S = 0.010  # a wait that the user of a service can tell from none
 TIMEOUT_S = 120.0  # beyond the shop's own run time
-
-Report = dict[str, Any]  # Profile.to_dict()
-Paragraph = tuple[str, list[str]]  # running text, and rows under it
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,12 +39,19 @@ def main(args: argparse.Namespace) -> int:
     Run the shop, print its report and the lessons.
 
     Returns:
-        0 if the recording shows a lock that made requests slow; 1 if it does not, or there is none.
+        0 if the recording shows a lock that made requests slow; 1 if it does not, or there is none; 2 if it may not be
+        written.
     """
+    import os
     import tempfile
     from pathlib import Path
 
     output = Path(args.output or Path(tempfile.mkdtemp(prefix="tracedthread-demo-")) / "shop.ttc")
+    if args.force:
+        output.unlink(missing_ok=True)
+    elif os.path.lexists(output):
+        print(f"tracedthread: {output} exists; --force overwrites it", file=sys.stderr)
+        return 2
     print(f"A small shop opens for {args.seconds:g} s, {args.requests} requests, recorded in {output}\n", flush=True)
     with _shop() as program:
         status = _record(program, output, args)
@@ -53,9 +59,10 @@ def main(args: argparse.Namespace) -> int:
         print(f"tracedthread: the shop ended with exit code {status}", file=sys.stderr)
         return 1
 
+    from tracedthread.profile import Profile
+
     from tracedthread.capture import Capture, CaptureError
     from tracedthread.export import text
-    from tracedthread.profile import Profile
 
     try:
         profile = Profile.from_capture(Capture.open(output))
@@ -89,7 +96,6 @@ def _record(program: Path, output: Path, args: argparse.Namespace) -> int:
     import subprocess
 
     command = [sys.executable, "-m", "tracedthread", "run", "-q", "-o", str(output)]
-    command += ["--force"] * args.force
     command += [str(program), "--seconds", str(args.seconds), "--requests", str(args.requests)]
     try:
         return subprocess.run(command, timeout=args.seconds + TIMEOUT_S, check=False).returncode
@@ -207,7 +213,7 @@ def _next_commands(output: Path) -> None:
         print(f"     {command:<{width}}   # {purpose}")
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def _place(row: Report) -> str:
     return f"{row['file'].rsplit('/', 1)[-1]}:{row['line']}"
 
 
@@ -229,5 +235,5 @@ def _time(seconds: float) -> str:
 def _wrapped(paragraph: str, prefix: str) -> str:
     import textwrap
 
-    lines: Iterable[str] = textwrap.wrap(paragraph, 100, initial_indent=prefix, subsequent_indent=" " * len(prefix))
+    lines = textwrap.wrap(paragraph, 100, initial_indent=prefix, subsequent_indent=" " * len(prefix))
     return "".join(f"{line}\n" for line in lines)
