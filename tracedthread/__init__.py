@@ -1,0 +1,120 @@
+"""
+tracedthread: where Python threads wait, for how long, and because of whom.
+
+    import tracedthread
+
+    tracedthread.patch()                # as early as possible; or: tracedthread run app.py
+    ...
+    profile = tracedthread.snapshot()   # what was recorded so far
+
+    with tracedthread.record() as rec:  # what is recorded in here
+        work()
+    print(rec.profile.to_dict())
+"""
+
+from __future__ import annotations
+
+from ._original import originals
+from .patch import is_patched, patch, pause, resume, uncovered, unpatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .profile import Profile
+
+__all__ = [
+    "Profile",
+    "Recording",
+    "__version__",
+    "is_patched",
+    "originals",
+    "patch",
+    "pause",
+    "record",
+    "resume",
+    "snapshot",
+    "uncovered",
+    "unpatch",
+]
+
+__version__ = "0.1.0"
+
+
+def snapshot() -> Profile:
+    """
+    What this process has recorded so far, at one moment; recording goes on.
+
+    Raises:
+        RuntimeError: Nothing was ever recorded in this process.
+    """
+    from . import _core
+    from .capture import Capture
+    from .profile import Profile
+
+    core = _core.loaded()
+    if core is None or not core.is_open:
+        raise RuntimeError("nothing was recorded: tracedthread.patch() has not been called, or could not patch")
+    return Profile.from_capture(Capture.from_buffer(core.copy()))
+
+
+class Recording:
+    """
+    A stretch of time, as a context manager; made by `record()`.
+
+    Attributes:
+        profile: What was recorded between entering and leaving; until then, and when recording was not possible
+            (`patch()` has said why), None.
+    """
+
+    def __init__(self) -> None:
+        self.profile: Profile | None = None
+        self._before: Profile | None = None
+        self._patched_here = False
+
+    def __enter__(self) -> Recording:
+        self.profile = None
+        was_patched = is_patched()
+        recording = patch()
+        self._patched_here = recording and not was_patched
+        self._before = snapshot() if recording else None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            from .profile import subtract
+
+            self.profile = subtract(snapshot(), before)
+        if self._patched_here:
+            self._patched_here = False
+            unpatch()
+
+
+def record() -> Recording:
+    """
+    Record what happens inside a `with` block.
+
+    Patches on entry if needed, and then unpatches on exit. Only locks that are created while patched are seen, so patch
+    early when it is the waits of long-lived locks that matter.
+
+        with tracedthread.record() as rec:
+            work()
+        if rec.profile is not None:
+            print(rec.profile.totals)
+    """
+    return Recording()
+
+
+def __getattr__(name: str) -> object:
+    if name == "Profile":  # `profile` needs dataclasses, which costs more than the rest of a start together
+        from .profile import Profile
+
+        return Profile
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "Profile"})

@@ -1,0 +1,48 @@
+"""The command line: `tracedthread VERB ...`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Run a command line.
+
+    Args:
+        arguments: Without the program's name; default: sys.argv[1:].
+    Returns:
+        The exit status. Usage errors end with 2.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if arguments[:1] == ["run"]:
+        from .commands import run
+
+        if (options := run.parse(arguments[1:])) is not None:
+            return run.run(options)
+    return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
+    import argparse
+
+    from . import __version__
+    from .commands import demo, install, report, run
+
+    parser = argparse.ArgumentParser(
+        prog="tracedthread",
+        description="See where Python threads wait, for how long, and because of whom.",
+    )
+    parser.add_argument("--version", action="version", version=f"tracedthread {__version__}")
+    subparsers = parser.add_subparsers(metavar="VERB", required=True)
+    for command in (run, report, demo, install):
+        command.add_parser(subparsers)
+    args = parser.parse_args(arguments)
+    return int(args.main(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""
+The native code: loaded when first asked for, checked, told what it must know of the standard library, and its capture.
+
+Nothing here is on a hot path. Everything that can go wrong in an environment is raised as `Unavailable`, one line for
+people; the floors above turn it into that line on stderr and a program that runs on stock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+__all__ = ["ABI", "Core", "Unavailable", "child_path", "load", "loaded"]
+
+#: TT_ABI of native/capture.h, which this package was written for.
+ABI = 1
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+
+# Ours that can stand in the stack of a recorded thread.
+_OWN_FILES = ("__init__.py", "__main__.py", "patch.py", "_launch.py", "commands/run.py")
+
+_CONDITION_WAIT, _CONDITION_PROBE = -1, -2
+
+# (file, qualified name of the code) -> the kind of waiting that goes on below it. Queue.join and Condition.wait_for are
+# plain waits on a condition.
+_ROLES = {
+    ("threading.py", "Event.wait"): "event",
+    ("threading.py", "Semaphore.acquire"): "semaphore",
+    ("threading.py", "Barrier.wait"): "barrier",
+    ("threading.py", "Barrier._enter"): "barrier",
+    ("threading.py", "Barrier._wait"): "barrier",
+    ("threading.py", "Thread.join"): "join",
+    ("queue.py", "Queue.get"): "queue_get",
+    ("queue.py", "_PySimpleQueue.get"): "queue_get",
+    ("queue.py", "Queue.put"): "queue_put",
+    ("concurrent/futures/_base.py", "Future.result"): "future",
+    ("concurrent/futures/_base.py", "Future.exception"): "future",
+    ("concurrent/futures/_base.py", "wait"): "future",
+    ("concurrent/futures/_base.py", "as_completed"): "future",
+}
+
+
+class Unavailable(Exception):
+    """Why recording cannot start, in one line."""
+
+
+class Core:
+    """
+    The loaded native code.
+
+    Attributes:
+        ffi, lib: of cffi; lib has the functions of native/abi.h.
+        types: the module of the C types, from the same shared object.
+        path: of the capture (absolute), None for memory or when none is open.
+        first_path: of the process that recording began in; forked children's files are named after it.
+        size: as asked for, bytes.
+    """
+
+    def __init__(self, ffi: Any, lib: Any, types: ModuleType) -> None:
+        self.ffi = ffi
+        self.lib = lib
+        self.types: Any = types
+        self.path: str | None = None
+        self.first_path: str | None = None
+        self.size: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the process has a capture."""
+        return bool(self.lib.tt_capture_base() != self.ffi.NULL)
+
+    def open(self, path: str | None, *, force: bool = False, size: int | None = None) -> None:
+        """
+        Map the process's capture, or in a forked child that of the child.
+
+        Args:
+            path: A file to create; None for memory.
+            size: Bytes, all sections together; None for the default.
+        Raises:
+            Unavailable: No capture; whatever was mapped before still is.
+        """
+        encoded = self.ffi.NULL if path is None else self.ffi.new("char[]", os.fsencode(path))
+        name = (program or _program_name()).encode(errors="replace")
+        python = b"%d.%d.%d" % sys.version_info[:3]
+        if self.lib.tt_capture_open(encoded, force, self._sizes(size), name, python):
+            raise Unavailable(self._error())
+        self.path, self.size = path, size
+        self.first_path = self.first_path or path
+
+    def note(self, what: str, count: int, where: list[str]) -> None:
+        """Add to the capture what this recording cannot see."""
+        from _json import encode_basestring_ascii as quote  # `json` itself costs 5 ms of a start
+
+        names = ", ".join(map(quote, where))
+        text = f'{{"what": {quote(what)}, "count": {count}, "where": [{names}]}}'.encode()
+        self.lib.tt_capture_note(text, len(text))
+
+    def copy(self) -> bytes:
+        """
+        The capture at one moment.
+
+        Pages that nothing was written to are not touched, so that a copy does not make the whole mapping resident.
+
+        Raises:
+            Unavailable: There is no capture.
+        """
+        if not self.is_open:
+            raise Unavailable("there is no capture")
+        self.lib.tt_capture_anchor()
+        size = self.lib.tt_capture_size()
+        memory = memoryview(self.ffi.buffer(self.lib.tt_capture_base(), size))
+        for _ in range(5):
+            spans = self._used_spans(size)
+            # One call into C that keeps the GIL (join drops it for nothing but bytes objects), so that nothing is
+            # recorded in the middle; zeros stand for what is not used.
+            parts: list[memoryview] = []
+            position = 0
+            for start, end in spans:
+                parts += (memoryview(bytes(start - position)), memory[start:end])
+                position = end
+            parts.append(memoryview(bytes(size - position)))
+            copied = b"".join(parts)
+            if self._used_spans(size, copied) == spans:
+                return copied
+        return b"".join([memory, memory[:0]])
+
+    def _used_spans(self, size: int, copied: bytes | None = None) -> list[tuple[int, int]]:
+        # Whole chunks, so that a section that grows meanwhile seldom needs a second try.
+        base = self.lib.tt_capture_base() if copied is None else self.ffi.from_buffer(copied)
+        header = self.ffi.cast("tt_header *", base)
+        sections = self.ffi.cast("tt_section *", self.ffi.cast("char *", base) + header.header_size)
+        chunk = 65536
+        spans = [(0, 4096)]
+        for index in range(header.section_count):
+            section = sections[index]
+            used = min(section.used, section.capacity) * section.record_size
+            room = section.capacity * section.record_size
+            end = section.offset + min(room, -(-used // chunk) * chunk)
+            spans.append((min(section.offset, size), min(end, size)))
+        return sorted(spans)
+
+    def _error(self) -> str:
+        text = self.lib.tt_capture_error()
+        return self.ffi.string(text).decode(errors="replace") if text != self.ffi.NULL else "unknown error"
+
+    def _sizes(self, size: int | None) -> Any:
+        if size is None:
+            return self.ffi.NULL
+        # Shares of the whole; a site costs its record and its two histograms.
+        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 60, "cells": 8, "threads": 5, "events": 13}
+        cost = {
+            "strings": 1,
+            "frames": self.ffi.sizeof("tt_frame"),
+            "stacks": self.ffi.sizeof("tt_stack"),
+            "sites": self.ffi.sizeof("tt_site") + self.ffi.sizeof("tt_site_stats"),
+            "cells": self.ffi.sizeof("tt_wait_cell"),
+            "threads": self.ffi.sizeof("tt_thread_record"),
+            "events": self.ffi.sizeof("tt_event"),
+        }
+        sizes = self.ffi.new("tt_sizes *")
+        budget = size
+        while True:
+            for name, share in shares.items():
+                setattr(sizes, name, max(8, min(budget * share // 100 // cost[name], 2**31)))
+            total = self.lib.tt_capture_size_for(sizes)
+            if total <= size or budget < size // 16:
+                return sizes
+            budget -= max(4096, total - size)
+
+
+#: What captures say the program is called; None: what sys.argv says.
+program: str | None = None
+
+#: Further files whose frames are hidden: the script that started `tracedthread run`. Read when the native code is loaded.
+launchers: tuple[str, ...] = ()
+
+_core: Core | None = None
+
+
+def loaded() -> Core | None:
+    """The native code if it was loaded."""
+    return _core
+
+
+def load() -> Core:
+    """
+    Load the native code, once.
+
+    Raises:
+        Unavailable: Not for this interpreter or platform, not built, or built from another version.
+    """
+    global _core
+    if _core is None:
+        _core = _load()
+    return _core
+
+
+def child_path(path: str, pid: int) -> str:
+    """Where a forked child records: `app.ttc` becomes `app.<pid>.ttc`."""
+    root, suffix = os.path.splitext(path)
+    return f"{root}.{pid}{suffix}"
+
+
+def _load() -> Core:
+    if sys.platform != "linux":
+        raise Unavailable(f"{sys.platform} is not supported")
+    if sys.implementation.name != "cpython":
+        raise Unavailable(f"{sys.implementation.name} is not supported")
+    try:
+        from ._native import ffi, lib
+    except ImportError as exc:
+        raise Unavailable(f"no native code for this interpreter ({exc})") from None
+    if (abi := lib.tt_abi_version()) != ABI:
+        raise Unavailable(f"the native code has ABI {abi}, this package needs {ABI}: install it again")
+    try:
+        types = _load_types(str(sys.modules[f"{__package__}._native"].__file__))
+        types.configure(hidden_files=_hidden_files(), roles=_roles(lib), opcodes=_opcodes())
+    except (ImportError, TypeError, ValueError, AttributeError) as exc:
+        raise Unavailable(f"the native types do not load ({exc})") from None
+    return Core(ffi, lib, types)
+
+
+def _load_types(file: str) -> Any:
+    # The shared object's second module. Not importlib.util, which imports threading on some versions.
+    from _frozen_importlib import ModuleSpec
+    from _frozen_importlib_external import ExtensionFileLoader
+
+    name = f"{__package__}._types"
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = ExtensionFileLoader(name, file)
+    spec = ModuleSpec(name, loader, origin=file)
+    spec.has_location = True
+    module = loader.create_module(spec)
+    module.__spec__, module.__loader__, module.__file__ = spec, loader, file
+    loader.exec_module(module)
+    sys.modules[name] = module
+    vars(sys.modules[__package__])["_types"] = module
+    return module
+
+
+def _library_file(name: str) -> str:
+    # What co_filename is, or is going to be: these modules may not be imported yet, and we must not be the first to.
+    module = sys.modules.get(name[:-3].replace("/", "."))
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) else os.path.join(os.path.dirname(os.__file__), name)
+
+
+def _hidden_files() -> tuple[str, ...]:
+    own = (os.path.join(_PACKAGE, name) for name in _OWN_FILES)
+    runners = (_library_file("runpy.py"), "<frozen runpy>")  # they start every `-m`, and say nothing about it
+    return (_library_file("threading.py"), _library_file("queue.py"), *runners, *launchers, *own)
+
+
+def _roles(lib: Any) -> dict[tuple[str, str], int]:
+    threading = _library_file("threading.py")
+    roles = {(_library_file(file), code): getattr(lib, f"TT_KIND_{kind.upper()}") for (file, code), kind in _ROLES.items()}
+    roles[threading, "Condition.wait"] = _CONDITION_WAIT
+    roles[threading, "Condition._is_owned"] = _CONDITION_PROBE
+    return roles
+
+
+def _opcodes() -> dict[str, int]:
+    import opcode
+
+    return dict(opcode.opmap)
+
+
+def _program_name() -> str:
+    """The program's name, no arguments."""
+    argv = getattr(sys, "argv", None) or [""]
+    return os.path.basename(str(argv[0])) or os.path.basename(sys.executable or "python")

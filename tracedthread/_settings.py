@@ -1,0 +1,135 @@
+"""
+What the environment asks for: the switches that keep tracedthread out, and the TRACEDTHREAD_* settings.
+
+A value that cannot be read costs one line on stderr and the default; it never stops a program.
+
+    TRACEDTHREAD_DISABLED=1              stay out: `_thread` is stock, the native code is not loaded
+    OTEL_SDK_DISABLED=true               the same
+    OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=tracedthread,...   the same
+    TRACEDTHREAD_ENABLE=1                record from the start of every interpreter that has our `.pth`
+    TRACEDTHREAD_OUTPUT=FILE             where the capture goes; %p is the process id (default: memory)
+    TRACEDTHREAD_CAPTURE_BYTES=N         its size; k, M or G may follow (default: about 8M)
+    TRACEDTHREAD_EVENT_THRESHOLD_MS=N    waits at least this long are also kept one by one (default: 1)
+    TRACEDTHREAD_FOLLOW_FORK=1           forked children record to files beside it
+"""
+
+import os
+import sys
+
+__all__ = [
+    "MIN_CAPTURE_BYTES",
+    "capture_bytes",
+    "disabled_by",
+    "enabled",
+    "event_threshold_ms",
+    "follow_fork",
+    "output",
+    "parse_bytes",
+    "say",
+]
+
+#: Below this a capture has no room for anything that helps.
+MIN_CAPTURE_BYTES = 128 * 1024
+MAX_CAPTURE_BYTES = 64 * 1024**3
+
+_FALSE = ("", "0", "false", "no", "off")
+_TRUE = ("1", "true", "yes", "on")
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, if there is one to print on."""
+    try:
+        line = " ".join(text.split())
+        if sys.stderr is not None:
+            sys.stderr.write(f"tracedthread: {line}\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):  # closed, or a broken pipe: a program must not fail over our line
+        pass
+
+
+def disabled_by() -> str | None:
+    """The switch that keeps tracedthread out, as `NAME=value`, or None."""
+    value = os.environ.get("TRACEDTHREAD_DISABLED", "")
+    if value.strip().lower() not in _FALSE:  # anything else: someone wants us out
+        return f"TRACEDTHREAD_DISABLED={value}"
+    value = os.environ.get("OTEL_SDK_DISABLED", "")
+    if value.strip().lower() == "true":  # the specification knows no other word
+        return f"OTEL_SDK_DISABLED={value}"
+    value = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
+    if {"tracedthread", "*"} & {name.strip() for name in value.split(",")}:
+        return f"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS={value}"
+    return None
+
+
+def enabled() -> bool:
+    """Whether TRACEDTHREAD_ENABLE asks to record from the start."""
+    return _flag("TRACEDTHREAD_ENABLE")
+
+
+def follow_fork() -> bool:
+    """Whether forked children get files of their own."""
+    return _flag("TRACEDTHREAD_FOLLOW_FORK")
+
+
+def output() -> str | None:
+    """The capture's path (%p not yet replaced), or None for memory."""
+    return os.environ.get("TRACEDTHREAD_OUTPUT") or None
+
+
+def capture_bytes() -> int | None:
+    """The capture's size in bytes, or None for the default."""
+    value = os.environ.get("TRACEDTHREAD_CAPTURE_BYTES", "")
+    if not value:
+        return None
+    try:
+        return parse_bytes(value)
+    except ValueError as exc:
+        say(f"TRACEDTHREAD_CAPTURE_BYTES: {exc}; using the default")
+        return None
+
+
+def event_threshold_ms() -> float | None:
+    """From how many milliseconds on a wait is kept as an event, or None for the default."""
+    value = os.environ.get("TRACEDTHREAD_EVENT_THRESHOLD_MS", "")
+    if not value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1e9:
+        say(f"TRACEDTHREAD_EVENT_THRESHOLD_MS: {value!r} is not a number of milliseconds; using the default")
+        return None
+    return number
+
+
+def parse_bytes(text: str) -> int:
+    """
+    Read a size such as `16M`, `512k` or `1048576`.
+
+    Raises:
+        ValueError: Not a size, or outside of what a capture can be.
+    """
+    digits, factor = text.strip(), 1
+    for suffix, power in (("k", 10), ("m", 20), ("g", 30)):
+        for ending in (suffix + "ib", suffix + "b", suffix):
+            if digits.lower().endswith(ending):
+                digits, factor = digits[: -len(ending)].rstrip(), 1 << power
+                break
+        if factor > 1:
+            break
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"{text!r} is not a number of bytes")
+    size = int(digits[:20]) * factor
+    if not MIN_CAPTURE_BYTES <= size <= MAX_CAPTURE_BYTES:
+        raise ValueError(f"{text!r} is not between {MIN_CAPTURE_BYTES // 1024}k and {MAX_CAPTURE_BYTES >> 30}G")
+    return size
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "").strip().lower()
+    if value in _TRUE:
+        return True
+    if value not in _FALSE:
+        say(f"{name}: {value!r} is neither 1 nor 0; using 0")
+    return False

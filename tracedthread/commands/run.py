@@ -1,0 +1,219 @@
+"""`tracedthread run`: runs a program, recorded."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tracedthread import _core, _launch, _settings
+from tracedthread.patch import patch, pause
+
+TYPE_CHECKING = False  # everything imported here delays the program: no typing, no argparse
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+__all__ = ["Options", "add_parser", "main", "parse", "run"]
+
+_FLAGS = {
+    "--force": "force",
+    "--report": "report",
+    "-q": "quiet",
+    "--quiet": "quiet",
+    "--follow-fork": "follow_fork",
+}
+
+
+class Options:
+    """What to run and how; `script` or `module` is set."""
+
+    output: str | None = None
+    capture_size: int | None = None
+    force = report = quiet = follow_fork = False
+    script: str | None = None
+    module: str | None = None
+
+    def __init__(self) -> None:
+        self.arguments: list[str] = []
+
+    def error(self) -> str | None:
+        """Why these options make no sense, or None."""
+        if self.script is None and self.module is None:
+            return "what shall be run? Give a SCRIPT or -m MODULE"
+        if self.follow_fork and self.output is None:
+            return "--follow-fork needs -o FILE: the other processes record to files beside it"
+        return None
+
+
+def parse(arguments: list[str]) -> Options | None:
+    """
+    Read the command line without argparse, whose import would delay the program by 5 to 10 ms.
+
+    Returns:
+        None for anything but plain use: then argparse is to explain.
+    """
+    options = Options()
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if word in _FLAGS:
+            setattr(options, _FLAGS[word], True)
+        elif word == "-m" or name in ("-o", "--output", "--capture-size"):
+            if not (equals and name.startswith("--")):
+                if equals or not rest:
+                    return None
+                value = rest.pop(0)
+            if word == "-m":
+                options.module, options.arguments = value, rest
+                break
+            if name == "--capture-size":
+                try:
+                    options.capture_size = _settings.parse_bytes(value)
+                except ValueError:
+                    return None
+            else:
+                options.output = value
+        elif word == "--" and rest:
+            options.script, options.arguments = rest[0], rest[1:]
+            break
+        elif word.startswith("-") and word != "-":
+            return None
+        else:
+            options.script, options.arguments = word, rest
+            break
+    return options if options.error() is None else None
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the verb, for its help and for what `parse` does not take."""
+    import argparse
+
+    def size(text: str) -> int:
+        try:
+            return _settings.parse_bytes(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+
+    parser = subparsers.add_parser(
+        "run",
+        help="run a program, recorded",
+        usage="tracedthread run [OPTIONS] (SCRIPT | -m MODULE) [ARGS ...]",
+        description="Runs a Python program as `python` would, and records where its threads wait.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="record to this file (default: memory)")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE")
+    parser.add_argument(
+        "--report", action="store_true", help="print the report at the end, also when stderr is no terminal"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing at the end")
+    parser.add_argument(
+        "--follow-fork",
+        action="store_true",
+        help="record forked children and Python subprocesses too, to files beside FILE with their process id",
+    )
+    parser.add_argument("--capture-size", type=size, metavar="BYTES", help="size of the recording, such as 512k or 64M")
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
+    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="a file, directory, zip file, or -")
+    parser.set_defaults(main=main, parser=parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run what argparse has read; see `run`."""
+    options = Options()
+    for name in ("output", "force", "report", "quiet", "follow_fork", "capture_size"):
+        setattr(options, name, getattr(args, name))
+    script = args.script[1:] if args.script[:1] == ["--"] else args.script
+    if args.module:
+        options.module, *options.arguments = args.module
+    elif script:
+        options.script, *options.arguments = script
+    if (error := options.error()) is not None:
+        args.parser.error(error)
+    return run(options)
+
+
+def run(options: Options) -> int:
+    """
+    Run the program in this process.
+
+    Returns:
+        Its exit status, unless it ends by SystemExit, a signal, or KeyboardInterrupt.
+    """
+    paths = list(sys.path)
+    patched = _patch(options)
+    if patched and options.follow_fork:
+        _follow_subprocesses(options)
+    execute = _launch.program(options.script, options.module, options.arguments)
+    if patched:
+        import atexit
+
+        atexit.register(_at_exit, options, os.getpid(), paths)
+    return execute()
+
+
+def _patch(options: Options) -> bool:
+    if (switch := _settings.disabled_by()) is not None:
+        _settings.say(f"not recording: {switch}")
+        return False
+    _core.launchers = (os.path.abspath(sys.argv[0]),) if os.path.basename(sys.argv[0]) == "tracedthread" else ()
+    _core.program = os.path.basename(options.script) if options.script else options.module
+    try:
+        return patch(
+            path=options.output,
+            force=options.force,
+            capture_bytes=options.capture_size,
+            follow_fork=options.follow_fork or None,
+        )
+    except Exception as exc:  # whatever it is: the program comes first
+        _settings.say(f"not recording: {exc}")
+        return False
+
+
+def _follow_subprocesses(options: Options) -> None:
+    core = _core.load()
+    root, suffix = os.path.splitext(core.path or "")
+    site = os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), "_site")
+    others = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([site, others]) if others else site
+    os.environ["TRACEDTHREAD_ENABLE"] = "1"
+    os.environ["TRACEDTHREAD_FOLLOW_FORK"] = "1"
+    os.environ["TRACEDTHREAD_OUTPUT"] = f"{root}.%p{suffix}"
+    if options.capture_size is not None:
+        os.environ["TRACEDTHREAD_CAPTURE_BYTES"] = str(options.capture_size)
+
+
+def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
+    # Threads that are no daemons have ended, and so has whatever the program registered itself.
+    stream = sys.__stderr__
+    if os.getpid() != pid or stream is None or (options.quiet and not options.report):
+        return
+    try:
+        if options.report or stream.isatty():
+            _report(stream, paths)
+        _next_step(stream, options)
+        stream.flush()
+    except Exception as exc:  # the program has run; its exit status must stay what it is
+        _settings.say(f"no report: {type(exc).__name__}: {exc}")
+
+
+def _report(stream: Any, paths: list[str]) -> None:
+    core = _core.load()
+    pause()  # what rich and our own exporters do is not the program's
+    core.lib.tt_capture_finish()
+    # Imports from here on are ours: a `token.py` beside the script is not meant.
+    sys.path[:] = paths
+    from tracedthread import snapshot
+    from tracedthread.export import text
+
+    text.render(snapshot(), stream)
+
+
+def _next_step(stream: Any, options: Options) -> None:
+    if options.output is not None:
+        from shlex import quote
+
+        stream.write(f"tracedthread: recorded to {options.output}; next: tracedthread report {quote(options.output)}\n")
+    elif not options.report and not stream.isatty():
+        stream.write("tracedthread: recorded; add --report to see the report here, or -o FILE to keep the recording\n")

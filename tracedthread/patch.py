@@ -1,0 +1,263 @@
+"""Putting the drop-in in place, and taking it out again."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import _settings
+from ._original import bootstrap, originals, stock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["is_patched", "patch", "pause", "resume", "uncovered", "unpatch"]
+
+# Guards the state below. Stock, so that it is never recorded; an RLock, as a signal handler may call pause() in the
+# middle of patch(); new in a forked child, where its holder does not exist.
+_guard = originals.RLock()
+_pairs: tuple[tuple[Any, Any], ...] = ()  # (stock, ours) while patched
+_paused = False
+_follow_fork = False
+_uncovered: tuple[dict[str, Any], ...] = ()
+_hooked = False
+
+
+def patch(
+    *,
+    path: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    capture_bytes: int | None = None,
+    event_threshold_ms: float | None = None,
+    follow_fork: bool | None = None,
+) -> bool:
+    """
+    Replace the lock types and thread starters of `_thread` with ours, and record.
+
+    New locks are recorded from here on, also those of modules that are loaded already: their references to the stock
+    factories are exchanged (module globals, and attributes of classes). Locks that exist already stay as they are; see
+    `uncovered`. Patch as early as you can. Patching again while patched does nothing.
+
+    A process has one capture. It is made by the first call; a later one, after `unpatch()`, goes on in it.
+
+    Args:
+        path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
+            process id.
+        force: Overwrite the file.
+        capture_bytes: Size of the capture, at least 128 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of which
+            only what is used becomes resident.
+        event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
+            $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
+        follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
+            Default: $TRACEDTHREAD_FOLLOW_FORK.
+    Returns:
+        Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
+        here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks. When
+        a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
+    Raises:
+        ValueError: A size or threshold out of range.
+        RuntimeError: `path` is not the file that this process records to.
+
+    Raises the audit event `tracedthread.patch` with argument `path`, also when already patched.
+    """
+    if capture_bytes is not None and not _settings.MIN_CAPTURE_BYTES <= capture_bytes <= _settings.MAX_CAPTURE_BYTES:
+        raise ValueError(f"capture_bytes must be at least {_settings.MIN_CAPTURE_BYTES}")
+    if event_threshold_ms is not None and not 0 <= event_threshold_ms < 1e9:
+        raise ValueError("event_threshold_ms must be a number of milliseconds")
+    target = None if path is None else os.path.abspath(_expand(os.fspath(path)))
+    sys.audit("tracedthread.patch", target)
+    if _settings.disabled_by():
+        return False
+    with _guard:
+        if _pairs:
+            _check_path(target)
+            return True
+        if event_threshold_ms is None:
+            event_threshold_ms = _settings.event_threshold_ms()
+        try:
+            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
+        except _unavailable() as exc:
+            _settings.say(f"not recording: {exc}")
+            return False
+    return True
+
+
+def unpatch() -> bool:
+    """
+    Give `_thread`, and every module that refers to our factories by name, the stock ones back, and stop recording.
+
+    Locks made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later `patch()`.
+
+    Returns:
+        Whether it was patched.
+
+    Raises the audit event `tracedthread.unpatch`.
+    """
+    sys.audit("tracedthread.unpatch")
+    with _guard:
+        return _unpatch()
+
+
+def is_patched() -> bool:
+    """Whether `_thread` is patched."""
+    return bool(_pairs)
+
+
+def pause() -> None:
+    """Count nothing until `resume()`; everything stays in place. Waits and holds in progress are not counted."""
+    global _paused
+    with _guard:
+        _paused = True
+        _set_recording()
+
+
+def resume() -> None:
+    """Undo `pause()`. Does nothing when not paused."""
+    global _paused
+    with _guard:
+        _paused = False
+        _set_recording()
+
+
+def uncovered() -> tuple[dict[str, Any], ...]:
+    """
+    What the recording cannot see, found when it was patched: `({"what": str, "count": int, "where": [name, ...]}, ...)`.
+    """
+    return _uncovered
+
+
+def _unavailable() -> type[Exception]:
+    from ._core import Unavailable
+
+    return Unavailable
+
+
+def _patch(
+    target: str | None, force: bool, size: int | None, event_threshold_ms: float | None, follow_fork: bool | None
+) -> None:
+    global _pairs, _paused, _follow_fork, _uncovered
+    from . import _core, _green, _rebind
+    from . import _uncovered as _scan
+
+    if (package := _green.patched_by()) is not None:
+        raise _core.Unavailable(f"{package} has patched threads; its locks are not native ones")
+    for name, value in vars(originals).items():
+        if getattr(stock, name, value) is not value:
+            raise _core.Unavailable(f"something else has replaced _thread.{name}")
+    core = _core.load()
+    try:
+        from . import _thread as drop_in
+    except ImportError as exc:
+        raise _core.Unavailable(str(exc)) from None
+
+    first = not core.is_open
+    if first:
+        if target is None and (output := _settings.output()) is not None:
+            target = os.path.abspath(_expand(output))
+        core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
+    else:
+        _check_path(target)
+    if event_threshold_ms is not None:
+        core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
+
+    _hook()
+    _follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
+    _uncovered = _scan.find()
+    if first:
+        for item in _uncovered:
+            core.note(item["what"], item["count"], item["where"])
+
+    # From here on nothing may fail. The import system keeps the originals: its locks are not the program's.
+    ours = {name: getattr(drop_in, name) for name in drop_in._OURS if hasattr(stock, name)}
+    bootstrap._thread = originals
+    _pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
+    _paused = False
+    core.types.adopt_thread(_thread_name())
+    core.lib.tt_recording_set(1)
+    for name, value in ours.items():
+        setattr(stock, name, value)
+    _rebind.rebind(_pairs)
+    _green.watch(_step_aside)
+
+
+def _unpatch() -> bool:
+    global _pairs
+    if not _pairs:
+        return False
+    from . import _core, _green, _rebind
+
+    _green.unwatch()
+    ours = {id(value): original for original, value in _pairs}
+    for name in vars(originals):
+        if id(getattr(stock, name, None)) in ours:
+            setattr(stock, name, getattr(originals, name))
+    # A type or function has one stock name or two that are one object (lock and LockType): any of them will do.
+    _rebind.rebind((value, original) for original, value in _pairs)
+    bootstrap._thread = stock
+    _pairs = ()
+    if (core := _core.loaded()) is not None:
+        core.lib.tt_recording_set(0)
+    return True
+
+
+def _set_recording() -> None:
+    from . import _core
+
+    if _pairs and (core := _core.loaded()) is not None:
+        core.lib.tt_recording_set(0 if _paused else 1)
+
+
+def _check_path(target: str | None) -> None:
+    from . import _core
+
+    core = _core.loaded()
+    if target is not None and core is not None and target != core.path:
+        raise RuntimeError(f"this process records to {core.path or 'memory'} already, not to {target}")
+
+
+def _expand(path: str | bytes) -> str:
+    return os.fsdecode(path).replace("%p", str(os.getpid()))
+
+
+def _thread_name() -> str:
+    # Without importing threading; when it is there it knows the name.
+    active = getattr(sys.modules.get("threading"), "_active", {})
+    thread = active.get(originals.get_ident())
+    if thread is not None:
+        return str(thread.name)
+    return "MainThread" if originals.get_native_id() == os.getpid() else ""
+
+
+def _step_aside(package: str) -> None:
+    with _guard:
+        if _unpatch():
+            _settings.say(f"not recording: {package} patches threads; stock locks are back in place")
+
+
+def _hook() -> None:
+    global _hooked
+    if _hooked:
+        return
+    import atexit
+
+    from . import _core
+
+    core = _core.load()
+    atexit.register(core.lib.tt_capture_finish)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+    _hooked = True
+
+
+def _after_fork_in_child() -> None:
+    global _guard
+    _guard = originals.RLock()
+    from . import _core
+
+    core = _core.loaded()
+    if core is None or not _follow_fork or core.path is None:
+        return
+    try:
+        core.open(_core.child_path(core.first_path or core.path, os.getpid()), size=core.size)
+    except _core.Unavailable as exc:
+        _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
