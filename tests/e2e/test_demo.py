@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tracedthread.capture import Frame
 from tracedthread.commands import demo
+from tracedthread.histogram import BUCKETS, Histogram, index_of
+from tracedthread.profile import Process, Profile
+from tracedthread.rows import LockRow, Stats, WaitRow
 
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "examples" / "shop.py"
 LOAD = ["--seconds", "2", "--requests", "500"]
 
-STORY: dict[str, Any] = {
-    "totals": {"wait_s": 4.0, "idle_s": 17.0},
-    "locks": [
-        {
-            "name": "PriceCache._lock",
-            "created": {"file": "/srv/shop.py", "line": 45, "function": "PriceCache.__init__"},
-            "acquisitions": 1690,
-            "contended": 61,
-            "wait_s": 3.0,
-            "wait_max_s": 0.121,
-            "own_gil_s": 0.003,
-            "hold_p50_s": 6e-7,
-            "hold_max_s": 0.1234,
-            "waits": [
-                {
-                    "function": "PriceCache.lookup",
-                    "file": "/srv/shop.py",
-                    "line": 51,
-                    "count": count,
-                    "wait_s": 1.0 * count / 30,
-                    "max_s": 0.121,
-                    "stack": ["PriceCache.lookup shop.py:51", f"{caller} shop.py:99"],
-                }
-                for count, caller in ((60, "Shop.price"), (1, "Shop.checkout"))
-            ],
-        }
-    ],
-    "idle": [{"kind": "queue.get", "function": "Shop.pack", "wait_s": 17.0}],
-}
+MS = 1_000_000
+
+
+def wait(count: int, wait_ms: int, function: str, caller: str, kind: str = "lock") -> WaitRow:
+    """Waits that took `wait_ms` together, of 121 ms at most."""
+    stack = (Frame(function, "/srv/shop.py", 51), Frame(caller, "/srv/shop.py", 99))
+    return WaitRow(kind, "PriceCache._lock", stack, count, wait_ms * MS, 0, min(wait_ms, 121) * MS, 0, 0, 1e-9)
+
+
+def profile(*, wait_max_ms: int = 121, own_gil_ms: int = 3, median_ns: int = 600) -> Profile:
+    """A shop of which one lock has been waited for 3 s."""
+    holds = [0] * BUCKETS
+    holds[index_of(median_ns)] = 1689
+    holds[index_of(123 * MS)] += 1
+    stats = Stats(
+        created=1,
+        acquisitions=1690,
+        contended=61,
+        wait_ticks=3000 * MS,
+        wait_max_ticks=wait_max_ms * MS,
+        own_gil_ticks=own_gil_ms * MS,
+        hold_max_ticks=123 * MS,
+        hold=Histogram(tuple(holds)),
+    )
+    waits = wait(60, 2950, "PriceCache.lookup", "Shop.price"), wait(1, 50, "PriceCache.lookup", "Shop.checkout")
+    lock = LockRow("PriceCache._lock", "lock", Frame("PriceCache.__init__", "/srv/shop.py", 45), stats, waits, 1e-9)
+    other = replace(lock, name="Inventory._lock", stats=Stats(contended=2, wait_ticks=1000 * MS), waits=())
+    process = Process(71, "shop.py", "3.13.0", 0, "exited", 0, 6000 * MS, 0, 1e-9)
+    idle = (wait(1500, 17_000, "Shop.pack", "Thread.run", "queue.get"),)
+    return Profile(process, (lock, other), idle, (), (), (), {})
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,39 +68,36 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def told(report: dict[str, Any]) -> str:
+def told(what: Profile) -> str:
     """What `tell` writes, in one line."""
     stream = io.StringIO()
-    assert demo.tell(report, stream)
+    assert demo.tell(what, stream)
     return " ".join(stream.getvalue().split())
 
 
-def test_the_story_is_told_with_the_numbers_of_the_report() -> None:
-    text = told(STORY)
+def test_the_story_is_told_with_the_numbers_of_the_profile() -> None:
+    text = told(profile())
     assert "PriceCache._lock, created in PriceCache.__init__ (shop.py:45)" in text
-    assert "61 waits for it took 3 s together, 75 % of all waiting for locks; the longest 121 ms" in text
-    assert "PriceCache.lookup (shop.py:51): 61 waits, 2.03 s, up to 121 ms; called by Shop.price, Shop.checkout" in text
-    assert "half of its 1,690 holds were over within 600 ns, the longest took 123 ms" in text
-    assert "0.1 % of that waiting (3 ms)" in text
+    assert "61 waits for it took 3.0 s together, 75 % of all waiting for locks; the longest 121 ms" in text
+    assert "PriceCache.lookup (shop.py:51): 61 waits, 3.0 s, up to 121 ms; called by Shop.price, Shop.checkout" in text
+    assert "now and then, far too long: half of its 1,690 holds were over within" in text
+    assert "the longest took 123 ms" in text
+    assert "<1 % of that waiting (3.0 ms)" in text
     assert "queue.get: 17 s, in Shop.pack" in text
 
 
 def test_a_lock_that_is_always_held_long_is_told_so() -> None:
-    report = copy.deepcopy(STORY)
-    report["locks"][0]["hold_p50_s"] = 0.1
-    assert "held long as a rule" in told(report)
+    assert "held long as a rule" in told(profile(median_ns=100 * MS))
 
 
 def test_a_busy_gil_is_told_so() -> None:
-    report = copy.deepcopy(STORY)
-    report["locks"][0]["own_gil_s"] = 2.0
-    assert "a busy thread played its part" in told(report)
+    assert "a busy thread played its part" in told(profile(own_gil_ms=2000))
 
 
-@pytest.mark.parametrize("locks", [[], [{**STORY["locks"][0], "wait_max_s": 0.001}]])
-def test_no_noticeable_wait_is_no_story(locks: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("quiet", [replace(profile(), locks=()), profile(wait_max_ms=1)])
+def test_no_noticeable_wait_is_no_story(quiet: Profile) -> None:
     stream = io.StringIO()
-    assert not demo.tell({**STORY, "locks": locks}, stream)
+    assert not demo.tell(quiet, stream)
     assert stream.getvalue() == ""
 
 
@@ -139,7 +140,7 @@ def test_no_recording_exits_with_1_and_one_plain_line(tmp_path: Path) -> None:
     file = str(tmp_path / "shop.ttc")
     done = run("-m", "tracedthread", "demo", "-o", file, *load, TRACEDTHREAD_DISABLED="1")
     assert done.returncode == 1
-    assert "tracedthread: the demo has no recording" in done.stderr
+    assert "tracedthread: the shop ran, but was not recorded" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,33 +1,50 @@
-"""`tracedthread demo`: records the bundled shop and says in plain sentences what its report teaches."""
+"""
+`tracedthread demo`: records the bundled shop and says in plain sentences what its report teaches.
+"""
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-# Nothing else is imported up here: `tracedthread run` may load this file before it has patched anything, and
-# `subprocess` and `tempfile` would bring in `threading`.
-TYPE_CHECKING = False
+from tracedthread.capture import Capture, CaptureError
+from tracedthread.export import render
+from tracedthread.export.findings import summed_by_place
+from tracedthread.export.units import count, duration, percent
+from tracedthread.profile import Profile
+
 if TYPE_CHECKING:
     import argparse
+    from argparse import _SubParsersAction
     from contextlib import AbstractContextManager
-    from pathlib import Path
-    from typing import Any, TextIO
 
-    Report = dict[str, Any]  # Profile.to_dict(), or a row of it
+    from tracedthread.capture import Frame
+    from tracedthread.rows import LockRow, WaitRow
+
     Paragraph = tuple[str, list[str]]  # running text, and rows under it
 
+# subprocess, tempfile and importlib.resources are imported where they are used. They bring in threading, and the parsers
+# of all verbs are made also for a `run` that is about to patch it.
+
+NO_STORY = 1
+BAD_INPUT = 2
+
 NOTICEABLE_S = 0.010  # a wait that the user of a service can tell from none
-TIMEOUT_S = 120.0  # beyond the shop's own run time
+TIMEOUT_S = 120.0  # for the shop, beyond the time its load takes
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the verb."""
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "demo",
-        help="record a bundled shop and explain what its report teaches",
-        description="Runs a small HTTP service under its own load, recorded, shows the report and explains it.",
+        help="record a bundled program and explain what its report teaches",
+        description="Run a small HTTP service under its own load, record it, show the report and explain it.",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="keep the recording here (default: a temporary folder)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the recording (default: in a new temporary folder)")
     parser.add_argument("--force", action="store_true", help="overwrite FILE")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long the load lasts (default: 6)")
     parser.add_argument("--requests", type=int, default=1500, help="how many requests it makes (default: 1500)")
@@ -36,54 +53,51 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(args: argparse.Namespace) -> int:
     """
-    Run the shop, print its report and the lessons.
+    Run the verb.
 
     Returns:
-        0 if the recording shows a lock that made requests slow; 1 if it does not, or there is none; 2 if it may not be
-        written.
+        0 if the recording shows a lock that made requests slow; 1 after one line on the standard error if it does not, or
+        there is none; 2 after one line if it may not be written.
     """
-    import os
-    import tempfile
-    from pathlib import Path
+    if args.output is None:
+        import tempfile
 
-    output = Path(args.output or Path(tempfile.mkdtemp(prefix="tracedthread-demo-")) / "shop.ttc")
-    if args.force:
-        output.unlink(missing_ok=True)
-    elif os.path.lexists(output):
-        print(f"tracedthread: {output} exists; --force overwrites it", file=sys.stderr)
-        return 2
-    print(f"A small shop opens for {args.seconds:g} s, {args.requests} requests, recorded in {output}\n", flush=True)
+        output = Path(tempfile.mkdtemp(prefix="tracedthread-demo-"), "shop.ttc")
+    else:
+        output = Path(args.output)
+        # What was there before must not be told as this run's story, so it is not left to `run` to refuse.
+        if args.force:
+            output.unlink(missing_ok=True)
+        elif os.path.lexists(output):
+            return _refuse(f"{output} exists; --force overwrites it", BAD_INPUT)
+    print(f"A small shop, {args.requests:,} requests in {args.seconds:g} s, recorded in {output}:\n", flush=True)
     with _shop() as program:
         status = _record(program, output, args)
     if status:
-        print(f"tracedthread: the shop ended with exit code {status}", file=sys.stderr)
-        return 1
-
-    from tracedthread.profile import Profile
-
-    from tracedthread.capture import Capture, CaptureError
-    from tracedthread.export import text
-
+        return _refuse(f"the shop ended with exit code {status}", NO_STORY)
+    if not output.exists():
+        return _refuse("the shop ran, but was not recorded", NO_STORY)
     try:
         profile = Profile.from_capture(Capture.open(output))
-    except (CaptureError, OSError) as error:
-        print(f"tracedthread: the demo has no recording: {error}", file=sys.stderr)
-        return 1
+    except (OSError, CaptureError) as exc:
+        return _refuse(f"{output}: {exc}", NO_STORY)
     print()
-    text.render(profile, sys.stdout)
-    found = tell(profile.to_dict(), sys.stdout)
-    if found:
-        _next_commands(output)
-    else:
-        print("tracedthread: no lock made requests slow in this recording", file=sys.stderr)
-    return 0 if found else 1
+    render(profile, "text", sys.stdout)
+    if not tell(profile, sys.stdout):
+        return _refuse("no lock made requests slow in this recording", NO_STORY)
+    _next_commands(output)
+    return 0
+
+
+def _refuse(reason: str, code: int) -> int:
+    sys.stderr.write(f"tracedthread: {reason}\n")
+    return code
 
 
 def _shop() -> AbstractContextManager[Path]:
     """The program, from the installed package or else from the checkout."""
     from contextlib import nullcontext
     from importlib.resources import as_file, files
-    from pathlib import Path
 
     try:
         return as_file(files("tracedthread.examples") / "shop.py")
@@ -92,148 +106,134 @@ def _shop() -> AbstractContextManager[Path]:
 
 
 def _record(program: Path, output: Path, args: argparse.Namespace) -> int:
-    """Run `program` in a process of its own, as a user would, and return its exit code."""
+    """Run `program` in a process of its own, as a user would. Its exit code."""
     import subprocess
 
-    command = [sys.executable, "-m", "tracedthread", "run", "-q", "-o", str(output)]
-    command += [str(program), "--seconds", str(args.seconds), "--requests", str(args.requests)]
+    command = [sys.executable, "-m", "tracedthread", "run", "-q", "-o", str(output), str(program)]
+    command += ["--seconds", str(args.seconds), "--requests", str(args.requests)]
     try:
         return subprocess.run(command, timeout=args.seconds + TIMEOUT_S, check=False).returncode
     except subprocess.TimeoutExpired:
-        return 1
+        return -1
 
 
-def tell(report: Report, stream: TextIO) -> bool:
+def tell(profile: Profile, stream: TextIO) -> bool:
     """
-    Write what `report` teaches.
+    Write what `profile` teaches.
 
-    Args:
-        report: What `Profile.to_dict()` gives.
     Returns:
         Whether there is a lesson: some lock made somebody wait noticeably long.
     """
-    worst = max(report["locks"], key=lambda lock: lock["wait_s"], default=None)
-    if worst is None or worst["wait_max_s"] < NOTICEABLE_S:
+    worst = profile.locks[0] if profile.locks else None
+    if worst is None or worst.wait_max_s < NOTICEABLE_S:
         return False
-    paragraphs = [_who(worst, report["totals"]), _where(worst), _why(worst), _gil(worst)]
-    if report["idle"]:
-        paragraphs.append(_idle(report))
+    paragraphs = [_who(worst, profile), _where(worst), _why(worst), _gil(worst)]
+    if profile.resources:
+        paragraphs.append(_resources(profile))
+    if profile.idle:
+        paragraphs.append(_idle(profile))
     stream.write("\nWhat to learn from it\n")
     for number, (text, rows) in enumerate(paragraphs, start=1):
-        stream.write("\n" + _wrapped(text, f"{number}. "))
-        stream.writelines(f"     {row}\n" for row in rows)
+        wrapped = textwrap.wrap(text, 100, initial_indent=f"{number}. ", subsequent_indent="   ")
+        stream.writelines(f"{line}\n" for line in ("", *wrapped, *(f"     {row}" for row in rows)))
     return True
 
 
-def _who(lock: Report, totals: Report) -> Paragraph:
-    created = lock["created"]
+def _who(lock: LockRow, profile: Profile) -> Paragraph:
+    everything = sum(row.wait_s for row in profile.locks)
     text = (
-        f"One lock made threads slow: {lock['name']}, created in {created['function']} ({_place(created)}). "
-        f"{_count(lock['contended'], 'wait')} for it took {_time(lock['wait_s'])} together, "
-        f"{_share(lock['wait_s'], totals['wait_s'])} of all waiting for locks; the longest {_time(lock['wait_max_s'])}."
+        f"One lock made threads slow: {lock.name}, created in {_place(lock.created)}. "
+        f"{count(lock.stats.contended, 'wait')} for it took {duration(lock.wait_s)} together, "
+        f"{percent(lock.wait_s, everything)} of all waiting for locks; the longest {duration(lock.wait_max_s)}."
     )
     return text, []
 
 
-def _where(lock: Report) -> Paragraph:
-    rows: dict[tuple[str, str], list[Any]] = {}
-    for wait in lock["waits"]:
-        row = rows.setdefault((wait["function"], _place(wait)), [0, 0.0, 0.0, {}])
-        row[0] += wait["count"]
-        row[1] += wait["wait_s"]
-        row[2] = max(row[2], wait["max_s"])
-        row[3].update(dict.fromkeys(frame.rsplit(" ", 1)[0] for frame in wait["stack"][1:2]))
-    lines = [
-        f"{function} ({place}): {_count(count, 'wait')}, {_time(wait_s)}, up to {_time(max_s)}"
-        + (f"; called by {', '.join(callers)}" if callers else "")
-        for (function, place), (count, wait_s, max_s, callers) in sorted(rows.items(), key=lambda row: -row[1][1])
-    ]
-    return "Where the waiters stood, worst first:", lines
+def _where(lock: LockRow) -> Paragraph:
+    callers: dict[Frame, dict[str, None]] = {}
+    for wait in lock.waits:
+        callers.setdefault(wait.frame, {}).update(dict.fromkeys(frame.function for frame in wait.stack[1:2]))
+    rows = []
+    for wait in summed_by_place(lock.waits):
+        row = f"{_place(wait.frame)}: {_sum(wait)}, up to {duration(wait.max_s)}"
+        names = ", ".join(callers[wait.frame])
+        rows.append(f"{row}; called by {names}" if names else row)
+    return "Where the waiters stood, worst first:", rows
 
 
-def _why(lock: Report) -> Paragraph:
-    median, longest = lock["hold_p50_s"], lock["hold_max_s"]
-    holds = f"half of its {_count(lock['acquisitions'], 'hold')} were over within {_time(median)}"
+def _why(lock: LockRow) -> Paragraph:
+    median, longest = lock.hold_quantile_s(0.5), lock.hold_max_s
+    holds = f"half of its {count(lock.stats.acquisitions, 'hold')} were over within {duration(median)}"
     if longest < 20 * median:
-        shape = f"The lock is held long as a rule: {holds}, the longest took {_time(longest)}."
+        shape = f"The lock is held long as a rule: {holds}, the longest took {duration(longest)}."
     else:
         shape = (
             f"The lock is held briefly as a rule and, now and then, far too long: {holds}, the longest took "
-            f"{_time(longest)}. One slow path makes all the fast ones wait."
+            f"{duration(longest)}. One slow path makes all the fast ones wait."
         )
     advice = (
-        f"Look at each place that takes {lock['name']} for work that could be done after letting go: "
-        "a call to another service, a file, a long loop. This version records how long a lock was held and who waited "
-        "for it; it does not yet record which function held it."
+        f"Look at each place that takes {lock.name} for work that could be done after letting go: a call to another "
+        "service, a file, a long loop. This version records how long a lock was held and who waited for it, not yet "
+        "which function held it."
     )
     return f"{shape} {advice}", []
 
 
-def _gil(lock: Report) -> Paragraph:
-    share = lock["own_gil_s"] / lock["wait_s"]
-    verdict = "so the GIL is not what made these threads slow" if share < 0.1 else "so a busy thread played its part"
+def _gil(lock: LockRow) -> Paragraph:
+    small = lock.own_gil_s < lock.wait_s / 10
+    verdict = "so the GIL is not what made these threads slow" if small else "so a busy thread played its part"
     text = (
-        f"{_share(lock['own_gil_s'], lock['wait_s'])} of that waiting ({_time(lock['own_gil_s'])}) came after the "
-        f"waiter had got the lock, when it had only the GIL left to wait for, {verdict}."
+        f"{percent(lock.own_gil_s, lock.wait_s)} of that waiting ({duration(lock.own_gil_s)}) came after the waiter had "
+        f"got the lock, when it had only the GIL left to wait for, {verdict}."
     )
     return text, []
 
 
-def _idle(report: Report) -> Paragraph:
-    kinds: dict[str, float] = {}
-    functions: dict[str, list[str]] = {}
-    for wait in report["idle"]:
-        kinds[wait["kind"]] = kinds.get(wait["kind"], 0.0) + wait["wait_s"]
-        names = functions.setdefault(wait["kind"], [])
-        if wait["function"] not in names:
-            names.append(wait["function"])
-    lines = [
-        f"{kind}: {_time(seconds)}, in {', '.join(functions[kind][:3])}"
-        for kind, seconds in sorted(kinds.items(), key=lambda item: -item[1])
-    ]
+def _resources(profile: Profile) -> Paragraph:
     text = (
-        f"{_time(report['totals']['idle_s'])} of idle waiting are no trouble: workers waiting for work, callers waiting "
-        "for a result. It is listed apart from contention, so that it never hides it:"
+        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. That is a limit somebody "
+        "chose, and nobody holds it for too long; where it hurts, raise it or serve faster:"
     )
-    return text, lines
+    return text, _by_kind(profile.resources)
+
+
+def _idle(profile: Profile) -> Paragraph:
+    text = (
+        f"{duration(profile.idle_s)} of idle waiting are no trouble: workers waiting for work, callers waiting for a "
+        "result. They are kept apart from contention, so that they never hide it:"
+    )
+    return text, _by_kind(profile.idle)
+
+
+def _by_kind(waits: tuple[WaitRow, ...]) -> list[str]:
+    """A row a kind of waiting, with the functions that waited most."""
+    kinds: dict[str, list[WaitRow]] = {}
+    for wait in waits:
+        kinds.setdefault(wait.kind, []).append(wait)
+    sums = {kind: sum(wait.wait_s for wait in rows) for kind, rows in kinds.items()}
+    lines = []
+    for kind in sorted(sums, key=lambda kind: -sums[kind]):
+        functions = list(dict.fromkeys(wait.frame.function for wait in kinds[kind]))
+        more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
+        lines.append(f"{kind}: {duration(sums[kind])}, in {', '.join(functions[:3])}{more}")
+    return lines
+
+
+def _place(frame: Frame) -> str:
+    return f"{frame.function} ({frame.file}:{frame.line})"
+
+
+def _sum(wait: WaitRow) -> str:
+    return f"{count(wait.count, 'wait')}, {duration(wait.wait_s)}"
 
 
 def _next_commands(output: Path) -> None:
-    import shlex
-
     file = shlex.quote(str(output))
-    print("\nNext")
     rows = [
-        (f"tracedthread report {file}", "the report again"),
-        (f"tracedthread report {file} --format json", "the same for a script"),
-        ("tracedthread run -o app.ttc app.py", "your own program"),
+        ("the report again", f"tracedthread report {file}"),
+        ("the same for a script", f"tracedthread report {file} --format json"),
+        ("your own program", "tracedthread run -o app.ttc app.py"),
     ]
-    width = max(len(command) for command, _ in rows)
-    for command, purpose in rows:
-        print(f"     {command:<{width}}   # {purpose}")
-
-
-def _place(row: Report) -> str:
-    return f"{row['file'].rsplit('/', 1)[-1]}:{row['line']}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{100 * part / whole if whole else 0:.3g} %"
-
-
-def _time(seconds: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
-
-
-def _wrapped(paragraph: str, prefix: str) -> str:
-    import textwrap
-
-    lines = textwrap.wrap(paragraph, 100, initial_indent=prefix, subsequent_indent=" " * len(prefix))
-    return "".join(f"{line}\n" for line in lines)
+    print("\nNext")
+    for purpose, command in rows:
+        print(f"     {purpose + ':':<24}{command}")
