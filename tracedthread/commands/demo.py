@@ -72,11 +72,9 @@ def main(args: argparse.Namespace) -> int:
             return _refuse(f"{output} exists; --force overwrites it", BAD_INPUT)
     print(f"A small shop, {args.requests:,} requests in {args.seconds:g} s, recorded in {output}:\n", flush=True)
     with _shop() as program:
-        status = _record(program, output, args)
-    if status:
-        return _refuse(f"the shop ended with exit code {status}", NO_STORY)
-    if not output.exists():
-        return _refuse("the shop ran, but was not recorded", NO_STORY)
+        trouble = _record(program, output, args)
+    if trouble is not None:
+        return _refuse(trouble, NO_STORY)
     try:
         profile = Profile.from_capture(Capture.open(output))
     except (OSError, CaptureError) as exc:
@@ -105,16 +103,21 @@ def _shop() -> AbstractContextManager[Path]:
         return nullcontext(Path(__file__).parents[2] / "examples" / "shop.py")
 
 
-def _record(program: Path, output: Path, args: argparse.Namespace) -> int:
-    """Run `program` in a process of its own, as a user would. Its exit code."""
+def _record(program: Path, output: Path, args: argparse.Namespace) -> str | None:
+    """Run `program` in a process of its own, as a user would. What went wrong, or None."""
     import subprocess
 
     command = [sys.executable, "-m", "tracedthread", "run", "-q", "-o", str(output), str(program)]
     command += ["--seconds", str(args.seconds), "--requests", str(args.requests)]
     try:
-        return subprocess.run(command, timeout=args.seconds + TIMEOUT_S, check=False).returncode
+        status = subprocess.run(command, timeout=args.seconds + TIMEOUT_S, check=False).returncode
     except subprocess.TimeoutExpired:
-        return -1
+        return "the shop did not end in time"
+    except KeyboardInterrupt:
+        return "interrupted"
+    if status:
+        return f"the shop ended with exit code {status}"
+    return None if output.exists() else "the shop ran, but was not recorded"
 
 
 def tell(profile: Profile, stream: TextIO) -> bool:
