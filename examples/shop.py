@@ -187,13 +187,22 @@ def call(connection: http.client.HTTPConnection, method: str, path: str, body: s
         raise RuntimeError(f"{method} {path}: {response.status} {response.reason}")
 
 
-def customer(number: int, address: tuple[str, int], requests: int, seconds: float, latencies: Latencies) -> None:
+def customer(
+    number: int,
+    address: tuple[str, int],
+    requests: int,
+    seconds: float,
+    closing: threading.Event,
+    latencies: Latencies,
+) -> None:
     """One customer: `requests` requests at random moments of `seconds`, the same in every run."""
     rng = random.Random(SEED + number)
     connection = http.client.HTTPConnection(*address)
     opened = time.monotonic()
     for due in sorted(rng.uniform(0, seconds) for _ in range(requests)):
         time.sleep(max(opened + due - time.monotonic(), 0))
+        if closing.is_set():
+            break
         sku = rng.choice(SKUS)
         endpoint = rng.choices(["/price", "/checkout", "/quote"], weights=[70, 20, 10])[0]
         method = "POST" if endpoint == "/checkout" else "GET"
@@ -221,15 +230,20 @@ def main() -> None:
     acceptor = threading.Thread(target=server.serve_forever, args=(0.05,), name="acceptor")
     reporter = threading.Thread(target=shop.report_every, args=(REPORT_PAUSE_S, address), name="reporter")
     latencies: Latencies = {"/price": [], "/checkout": [], "/quote": []}
-    customers = [
-        threading.Thread(target=customer, name=f"customer-{n}", args=(n, address, share, options.seconds, latencies))
-        for n in range(CUSTOMERS)
-        if (share := options.requests // CUSTOMERS + (n < options.requests % CUSTOMERS))
-    ]
+    customers = []
+    for n in range(CUSTOMERS):
+        share = options.requests // CUSTOMERS + (n < options.requests % CUSTOMERS)
+        arguments = (n, address, share, options.seconds, shop.closing, latencies)
+        customers.append(threading.Thread(target=customer, name=f"customer-{n}", args=arguments))
     for thread in (acceptor, reporter, *customers):
         thread.start()
-    for thread in customers:
-        thread.join()
+    try:
+        for thread in customers:
+            thread.join()
+    except KeyboardInterrupt:
+        shop.closing.set()
+        for thread in customers:
+            thread.join()
     shop.close()
     reporter.join()
     server.shutdown()
