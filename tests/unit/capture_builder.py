@@ -1,0 +1,345 @@
+"""
+Writes synthetic captures, laid out as native/capture.h says, independently of the reader's own tables.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+TICKS_PER_NS = 2
+MS = 1_000_000
+SECOND = 1_000 * MS
+FIRST_TICKS = 1_000_000_007
+FIRST_MONOTONIC_NS = 5_000 * SECOND
+FIRST_WALL_NS = 1_795_363_200_123_456_789  # 2026-11-22T16:00:00.123456789Z
+
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES = range(9)
+KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
+BUCKETS = 304
+RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]
+FIXED_SITES = 3
+
+Place = tuple[str, str, int]  # function, path, line
+
+
+def bucket(ns: int) -> int:
+    """The histogram bucket of a duration, by search."""
+    edges = list(range(8)) + [(8 + part) << octave for octave in range(37) for part in range(8)]
+    return max(index for index, edge in enumerate(edges) if edge <= ns)
+
+
+class Site:
+    """Counters of one site, in ticks."""
+
+    def __init__(self, site_id: int, lock_type: int) -> None:
+        self.id = site_id
+        self.type = lock_type
+        names = "created destroyed acquisitions contended timeouts interrupted failed_tries hold_ticks hold_max_ticks"
+        names += " wait_ticks wait_max_ticks own_gil_ticks gil_ticks handoff_ticks waiters reserved"
+        self.counters = dict.fromkeys(names.split(), 0)
+        self.hold_histogram = [0] * BUCKETS
+        self.wait_histogram = [0] * BUCKETS
+
+    def hold(self, *holds_ns: int, times: int = 1) -> None:
+        """Acquire, hold and release, `times` times each."""
+        for ns in holds_ns:
+            self.counters["acquisitions"] += times
+            self.counters["hold_ticks"] += ns * TICKS_PER_NS * times
+            self.counters["hold_max_ticks"] = max(self.counters["hold_max_ticks"], ns * TICKS_PER_NS)
+            self.hold_histogram[bucket(ns)] += times
+
+    def pack(self) -> bytes:
+        """tt_site_stats."""
+        counters = list(self.counters.values())
+        return struct.pack("<16Q304Q304Q", *counters, *self.hold_histogram, *self.wait_histogram)
+
+
+class CaptureBuilder:
+    """
+    A capture in the making. Times are given in nanoseconds from the start of the recording.
+
+    Args:
+        spare: Records (bytes for strings) of free room in each section.
+        duration_ns: Between the two anchors.
+    """
+
+    def __init__(self, *, duration_ns: int = 10 * SECOND, spare: int = 4, state: int = 2, pid: int = 71) -> None:
+        self.duration_ns = duration_ns
+        self.spare = spare
+        self.state = state
+        self.pid = pid
+        self.process_start = 1
+        self.program = b"app.py"
+        self.python = b"3.13.0"
+        self.abi = 1
+        self.ns_per_tick = 2**32 // TICKS_PER_NS
+        self.record_sizes = list(RECORD_SIZES)
+        self.lost = [0] * 9
+        self.strings = bytearray(4)
+        self.known_strings: dict[bytes, int] = {b"": 0}
+        self.frames = [(0, 0, 0, 0)]
+        self.stacks = [(0, 0)]
+        self.sites = [(0, 0, 0, 0, 0, 0)] * FIXED_SITES
+        self.stats = [Site(index, 0) for index in range(FIXED_SITES)]
+        self.cells: dict[tuple[int, int, int, bool], list[int]] = {(0, 0, k, True): [0] * 6 for k in range(len(KINDS))}
+        self.threads = [(0,) * 13]
+        self.events: list[bytes] = []
+        self.events_written = 0
+        self.event_capacity: int | None = None
+        self.notes = bytearray()
+
+    @staticmethod
+    def ticks(ns: int) -> int:
+        """A moment on the capture's clock."""
+        return FIRST_TICKS + ns * TICKS_PER_NS
+
+    def string(self, text: str | bytes) -> int:
+        """The reference of an interned string."""
+        data = text.encode() if isinstance(text, str) else text
+        if data not in self.known_strings:
+            self.known_strings[data] = len(self.strings)
+            self.strings += _prefixed(data)
+        return self.known_strings[data]
+
+    def stack(self, places: Iterable[Place]) -> int:
+        """The reference of an interned stack, given innermost first."""
+        node = 0
+        for function, path, line in reversed(list(places)):
+            frame = (self.string(path), self.string(function), line, 0)
+            if frame not in self.frames:
+                self.frames.append(frame)
+            record = (node, self.frames.index(frame))
+            if record not in self.stacks[1:]:
+                self.stacks.append(record)
+            node = self.stacks.index(record, 1)
+        return node
+
+    def site(self, name: str, created: Place, *, lock_type: int = 0, instances: int = 1) -> Site:
+        """A new site."""
+        function, path, line = created
+        self.sites.append((self.string(name), self.string(path), self.string(function), line, lock_type, 0))
+        site = Site(len(self.stats), lock_type)
+        site.counters["created"] = instances
+        self.stats.append(site)
+        return site
+
+    def wait(
+        self,
+        site: Site,
+        kind: str,
+        places: Iterable[Place],
+        *waits_ns: int,
+        gil_ns: int = 0,
+        timeouts: int = 0,
+        other: bool = False,
+    ) -> None:
+        """Waits from one stack, the GIL's part of each being `gil_ns`; `other`: no room was left for their cell."""
+        number = KINDS.index(kind)
+        key = (0, 0, number, True) if other else (site.id, self.stack(places), number, False)
+        cell = self.cells.setdefault(key, [0] * 6)
+        for ns in waits_ns:
+            ticks = ns * TICKS_PER_NS
+            cell[0] += 1
+            cell[1] += ticks
+            cell[2] += gil_ns * TICKS_PER_NS
+            cell[3] = max(cell[3], ticks)
+            if kind in ("lock", "rlock"):
+                site.counters["contended"] += 1
+                site.counters["wait_ticks"] += ticks
+                site.counters["wait_max_ticks"] = max(site.counters["wait_max_ticks"], ticks)
+                site.counters["own_gil_ticks"] += gil_ns * TICKS_PER_NS
+                site.wait_histogram[bucket(ns)] += 1
+        cell[4] += timeouts
+        if kind in ("lock", "rlock"):
+            site.counters["timeouts"] += timeouts
+
+    def thread(
+        self,
+        name: str,
+        function: str,
+        *,
+        start_ns: int = 0,
+        latency_ns: int = 0,
+        end_ns: int = 0,
+        cpu_ns: int = 0,
+        wait_ns: int = 0,
+        idle_ns: int = 0,
+        resource_ns: int = 0,
+        gil_ns: int = 0,
+    ) -> None:
+        """A thread; without `latency_ns` it was not started by us, without `end_ns` it is alive."""
+        start = self.ticks(start_ns)
+        number = len(self.threads)
+        self.threads.append(
+            (
+                140_000_000_000_000 + number,
+                start,
+                start + latency_ns * TICKS_PER_NS if latency_ns else 0,
+                self.ticks(end_ns) if end_ns else 0,
+                cpu_ns,
+                wait_ns * TICKS_PER_NS,
+                idle_ns * TICKS_PER_NS,
+                resource_ns * TICKS_PER_NS,
+                gil_ns * TICKS_PER_NS,
+                70 + number,
+                self.string(name),
+                self.string(function),
+                3 if end_ns else 2,
+            )
+        )
+
+    def event(self, site: Site, places: Iterable[Place], start_ns: int, end_ns: int, *, kind: str = "lock") -> None:
+        """A slow wait, into the ring."""
+        self.events_written += 1
+        number = KINDS.index(kind)
+        times = (self.ticks(start_ns), self.ticks(end_ns), 0)
+        self.events.append(
+            struct.pack("<4Q3I2H2Q", self.events_written, *times, site.id, self.stack(places), 0, number, 0, 0xABC0, 0)
+        )
+
+    def note(self, text: str | bytes) -> None:
+        """A note, as it is."""
+        self.notes += _prefixed(text.encode() if isinstance(text, str) else text)
+
+    def sections(self) -> list[tuple[bytes, int, int]]:
+        """Bytes, capacity and used of every section."""
+        cells = [
+            struct.pack("<4I6Q", site, stack, kind, 0, *counters)
+            for (site, stack, kind, _), counters in self.cells.items()
+        ]
+        records: dict[int, list[bytes]] = {
+            FRAMES: [struct.pack("<4I", *frame) for frame in self.frames],
+            STACKS: [struct.pack("<2I", *stack) for stack in self.stacks],
+            SITES: [struct.pack("<6I", *site) for site in self.sites],
+            STATS: [site.pack() for site in self.stats],
+            CELLS: cells,
+            THREADS: [struct.pack("<9Q4I", *thread) for thread in self.threads],
+        }
+        result = []
+        for section_id, size in enumerate(self.record_sizes):
+            if section_id in (STRINGS, NOTES):
+                data = bytes(self.strings if section_id == STRINGS else self.notes)
+                result.append((data, len(data) + self.spare * 16, len(data)))
+            elif section_id == EVENTS:
+                capacity = self.event_capacity or len(self.events) + self.spare
+                ring = [b"\0" * size] * capacity
+                for index, record in enumerate(self.events):
+                    ring[index % capacity] = record.ljust(size, b"\0")
+                result.append((b"".join(ring), capacity, self.events_written))
+            else:
+                # A newer writer's records are longer: what follows the known fields is not zero.
+                padded = [record.ljust(size, b"\xee") for record in records[section_id]]
+                spare = 0 if section_id == STATS else self.spare
+                result.append((b"".join(padded), len(padded) + spare, len(padded)))
+        return result
+
+    def build(self) -> bytes:
+        """The capture."""
+        header_size, page = 312, 64
+        body = bytearray()
+        table = b""
+        start = _aligned(header_size + 40 * 9, page)
+        for section_id, (data, capacity, used) in enumerate(self.sections()):
+            size = self.record_sizes[section_id]
+            offset = start + len(body)
+            table += struct.pack("<4Q2I", offset, capacity, used, self.lost[section_id], size, section_id)
+            body += data.ljust(_aligned(capacity * size, page), b"\0")
+        anchors = [
+            (FIRST_TICKS, FIRST_MONOTONIC_NS, FIRST_WALL_NS),
+            (self.ticks(self.duration_ns), FIRST_MONOTONIC_NS + self.duration_ns, FIRST_WALL_NS + self.duration_ns),
+        ]
+        header = struct.pack(
+            "<8s2IQ2IQ2IQ6Q Q2I128s64s",
+            b"\x93TTC\r\n\x1a\n",
+            self.abi,
+            header_size,
+            start + len(body),
+            9,
+            self.pid,
+            self.process_start,
+            self.state,
+            1,
+            self.ns_per_tick,
+            *anchors[0],
+            *anchors[1],
+            0,
+            0,
+            1,
+            self.program,
+            self.python,
+        )
+        return (header + table).ljust(start, b"\0") + bytes(body)
+
+
+def _prefixed(data: bytes) -> bytes:
+    return (struct.pack("<I", len(data)) + data).ljust(_aligned(4 + len(data), 4), b"\0")
+
+
+def _aligned(size: int, to: int) -> int:
+    return (size + to - 1) // to * to
+
+
+def example() -> CaptureBuilder:
+    """A small shop: a slow report job holds the lock of a cache that request threads want. 12.3 s, fixed."""
+    builder = CaptureBuilder(duration_ns=12_300 * MS)
+    cache, app, queue_user = "/srv/shop/cache.py", "/srv/shop/app.py", "/srv/shop/jobs.py"
+    library = "/usr/lib/python3.13/"
+    serve = [
+        ("Handler.do_GET", app, 88),
+        ("BaseHTTPRequestHandler.handle_one_request", library + "http/server.py", 436),
+        ("BaseHTTPRequestHandler.handle", library + "http/server.py", 450),
+        ("BaseRequestHandler.__init__", library + "socketserver.py", 766),
+    ]
+    lookup = [("PriceCache.fast_lookup", cache, 63), ("checkout", app, 20), *serve]
+    refresh = [("PriceCache.refresh", cache, 97), ("refresh_loop", queue_user, 31)]
+
+    lock = builder.site("PriceCache._lock", ("PriceCache.__init__", cache, 41))
+    lock.hold(*[400, 500, 650, 900] * 5, times=600)
+    lock.hold(*[118 * MS, 121 * MS, 124 * MS] * 15)
+    waits = [(20 + 3 * index) * MS for index in range(34)]
+    builder.wait(lock, "lock", lookup, *waits, *[119 * MS] * 8, *[122 * MS] * 3, gil_ns=1_900_000)
+    builder.wait(lock, "lock", refresh, 81 * MS, 119 * MS, 12 * MS, gil_ns=300_000, timeouts=1)
+    builder.wait(lock, "lock", [("Stats.total", app, 140), *serve], 800_000, 950_000)
+
+    registry = builder.site("Registry.lock", ("Registry.__init__", app, 12), lock_type=1, instances=3)
+    registry.hold(300, 350, 2_000, times=5_000)
+    builder.wait(registry, "rlock", [("Registry.find", app, 55), *serve], 40_000, 55_000, 130_000, gil_ns=20_000)
+
+    mutex = builder.site("jobs", ("<module>", queue_user, 9), instances=1)
+    mutex.hold(900, 1_100, times=420)
+    worker = [("worker", queue_user, 16), ("run_pool", queue_user, 5)]
+    builder.wait(mutex, "queue.get", worker, *[90 * MS] * 410)
+    builder.wait(mutex, "queue.put", [("submit", queue_user, 30), *serve], *[4 * MS] * 12)
+    builder.wait(mutex, "lock", worker, 7_000, 9_000)
+
+    ready = builder.site("Service.ready", ("Service.__init__", app, 30))
+    ready.hold(700, times=6)
+    builder.wait(ready, "event", [("main", app, 201), ("<module>", app, 210)], 5_000 * MS, 7_100 * MS)
+    other = builder.stats[2]
+    other.counters["created"] = 7
+    other.hold(250, times=40)
+    builder.wait(other, "lock", (), 15_000, other=True)
+    builder.wait(other, "condition", (), 3 * MS, 4 * MS, other=True)
+
+    builder.thread("MainThread", "", idle_ns=12_100 * MS)
+    for number in range(1, 5):
+        builder.thread(
+            f"worker-{number}",
+            "worker",
+            start_ns=number * MS,
+            latency_ns=70_000 + number * 1_000,
+            end_ns=12_250 * MS,
+            cpu_ns=310 * MS * number,
+            wait_ns=number * 950 * MS,
+            idle_ns=9_200 * MS - number * 900 * MS,
+            resource_ns=12 * MS,
+            gil_ns=number * 15 * MS,
+        )
+    for start in range(3):
+        builder.event(lock, lookup, start * SECOND, start * SECOND + 119 * MS)
+    builder.note('{"what": "locks created before patching", "count": 2, "where": ["logging._lock", "app.Böse"]}')
+    builder.note("{not json")
+    builder.note('{"what": "queue.SimpleQueue (C)", "count": 1, "where": []}')
+    builder.lost[STACKS] = 12
+    return builder

@@ -1,0 +1,239 @@
+"""
+The report's forms and the verb that writes them, against golden files.
+
+The golden capture stays readable for ever: it is never made anew. After a deliberate change of a form, the two outputs
+are: `python -m tracedthread report tests/golden/shop.ttc [--format json] -o …`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import capture_builder as cb
+import pytest
+
+from tracedthread.capture import Capture
+from tracedthread.commands import report
+from tracedthread.export import FORMATS, render
+from tracedthread.export.findings import findings
+from tracedthread.export.units import count, duration, percent
+from tracedthread.profile import Profile
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CAPTURE = GOLDEN / "shop.ttc"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def profile(builder: cb.CaptureBuilder) -> Profile:
+    return Profile.from_capture(Capture.from_buffer(builder.build()))
+
+
+def text(of: Profile) -> str:
+    stream = io.StringIO()
+    render(of, "text", stream)
+    return stream.getvalue()
+
+
+def run(*arguments: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    report.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["report", *map(str, arguments)])
+    return int(args.main(args))
+
+
+@pytest.mark.parametrize(("form", "golden"), [("text", "shop.txt"), ("json", "shop.json")])
+def test_golden_capture_gives_the_golden_report(
+    form: str, golden: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = (GOLDEN / golden).read_text(encoding="utf-8")
+    assert run(CAPTURE, "--format", form) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (expected, "")
+    assert run(CAPTURE, "--format", form, "-o", tmp_path / "out") == 0
+    assert (tmp_path / "out").read_text(encoding="utf-8") == expected
+    assert capsys.readouterr().out == ""
+
+
+def test_golden_capture_is_what_the_builder_makes() -> None:
+    assert Profile.from_capture(Capture.open(CAPTURE)) == profile(cb.example())
+
+
+def test_every_form_can_be_rendered() -> None:
+    for form in FORMATS:
+        stream = io.StringIO()
+        render(profile(cb.example()), form, stream)
+        assert stream.getvalue().endswith("\n")
+
+
+def test_colours_only_in_a_terminal_and_not_under_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" not in text(profile(cb.example()))
+    terminal = Terminal()
+    render(profile(cb.example()), "text", terminal)
+    assert "\x1b[" in terminal.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    render(profile(cb.example()), "text", terminal)
+    assert "\x1b" not in terminal.getvalue()
+
+
+def test_width_is_a_hundred_columns_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert 90 < max(map(len, text(profile(cb.example())).splitlines())) <= 100
+
+
+def test_narrow_terminal_loses_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    render(profile(cb.example()), "text", terminal)
+    assert "12,045" in terminal.getvalue()
+
+
+def test_first_sentence_names_the_worst_wait() -> None:
+    assert findings(profile(cb.example()))[0] == (
+        "`PriceCache.fast_lookup` (cache.py:63) waited 3.7 s in 45 waits for `PriceCache._lock`; 2 % of that was the GIL."
+    )
+
+
+def test_no_contention_is_said_plainly() -> None:
+    builder = cb.CaptureBuilder()
+    assert findings(profile(builder)) == ["No lock was used."]
+    builder.site("_lock", ("f", "a.py", 1)).hold(100, times=1_234)
+    assert findings(profile(builder)) == [
+        "No thread had to wait for a lock: 1,234 acquisitions of locks created at 1 place, none contended."
+    ]
+    assert "Where threads waited" not in text(profile(builder))
+
+
+def test_threads_that_still_wait_are_named() -> None:
+    builder = cb.CaptureBuilder()
+    builder.site("_lock", ("f", "a.py", 1)).counters["waiters"] = 2
+    assert findings(profile(builder)) == ["2 threads still waited for `_lock` when this was read."]
+
+
+def test_killed_process_is_pointed_out() -> None:
+    builder = cb.CaptureBuilder(state=1, pid=2**22 + 1)
+    assert "ended without closing its recording" in text(profile(builder))
+
+
+def test_names_from_the_program_cannot_steer_the_terminal() -> None:
+    builder = cb.CaptureBuilder()
+    builder.program = b"\x1b[2Jevil\r"
+    site = builder.site("\x1b]0;title\x07[bold]x[/bold]", ("f\nf", "a\u202eb.py", 1))
+    builder.wait(site, "lock", [("g\x9b2J", "c.py", 1)], 5_000)
+    builder.thread("\x1b[31m", "h\x00")
+    builder.note('{"what": "\\u001b[1m", "count": 1, "where": ["\\r\\n"]}')
+    output = text(profile(builder))
+    assert not set(output) & set("\x1b\r\x07\x9b\x00\u202e")
+    assert "[bold]x[/bold]" in output
+
+
+def test_stream_that_is_not_utf8_gets_the_report() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    render(profile(cb.example()), "text", stream)
+    render(profile(cb.example()), "json", stream)
+
+
+@pytest.mark.parametrize(
+    ("value_s", "expected"),
+    [
+        (0, "0"),
+        (1e-9, "1 ns"),
+        (42e-9, "42 ns"),
+        (999.4e-9, "999 ns"),
+        (999.6e-9, "1.0 µs"),
+        (1.24e-3, "1.2 ms"),
+        (9.96e-3, "10 ms"),
+        (0.12, "120 ms"),
+        (5.4, "5.4 s"),
+        (999, "999 s"),
+        (1020, "17 min"),
+        (90_000, "25 h"),
+    ],
+)
+def test_durations_read_well(value_s: float, expected: str) -> None:
+    assert duration(value_s) == expected
+    assert len(duration(value_s)) <= 7
+
+
+def test_shares_and_counts_read_well() -> None:
+    shares = [(0, "0"), (1, "<0.1 %"), (9, "0.1 %"), (94, "0.9 %"), (96, "1 %"), (200, "2 %"), (9_999, "99 %")]
+    assert [percent(part, 10_000) for part, _ in shares] == [expected for _, expected in shares]
+    assert (percent(7, 7), percent(1, 0)) == ("100 %", "0")
+    assert (count(1, "wait"), count(4500, "wait")) == ("1 wait", "4,500 waits")
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad\n.ttc"
+    bad.write_bytes(CAPTURE.read_bytes()[:5000])
+    for path, reason in [
+        (bad, f"truncated: 5000 of {CAPTURE.stat().st_size} bytes"),
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path, "not a capture: it is a directory"),
+    ]:
+        assert run(path) == 2
+        printed = capsys.readouterr()
+        shown = str(path).replace("\n", "?")
+        assert (printed.out, printed.err) == ("", f"tracedthread: {shown}: {reason}\n")
+
+
+def test_unwritable_output_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "none" / "out"
+    assert run(CAPTURE, "-o", out) == 2
+    assert capsys.readouterr().err == f"tracedthread: {out}: No such file or directory\n"
+
+
+def test_output_never_replaces_the_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "app.ttc"
+    path.write_bytes(CAPTURE.read_bytes())
+    assert run(path, "-o", path) == 2
+    assert capsys.readouterr().err == f"tracedthread: {path}: this is the recording itself\n"
+    assert path.read_bytes() == CAPTURE.read_bytes()
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_broken_pipe_is_quiet(form: str) -> None:
+    code = (
+        "import argparse, sys\n"
+        "from tracedthread.commands import report\n"
+        f"sys.exit(report.main(argparse.Namespace(file={str(CAPTURE)!r}, format={form!r}, output=None)))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_json_report_needs_neither_rich_nor_the_native_code() -> None:
+    code = (
+        "import argparse, sys\n"
+        "from tracedthread.commands import report\n"
+        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None))\n"
+        "print(sorted({'rich', 'tracedthread._native', 'tracedthread._types'} & set(sys.modules)), file=sys.stderr)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, timeout=60, check=True)
+    assert done.stderr == b"[]\n"
+    assert json.loads(done.stdout) == Profile.from_capture(Capture.open(CAPTURE)).to_dict()

@@ -1,0 +1,300 @@
+"""
+The model: rows, sums and differences, from synthetic captures whose answers are known.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import capture_builder as cb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracedthread.capture import Capture
+from tracedthread.histogram import Histogram, index_of
+from tracedthread.profile import Profile, subtract
+
+PLACE = ("Cache.__init__", "/srv/cache.py", 41)
+STACK = [("lookup", "/srv/cache.py", 63), ("main", "/srv/app.py", 2)]
+
+
+def profile(builder: cb.CaptureBuilder) -> Profile:
+    return Profile.from_capture(Capture.from_buffer(builder.build()))
+
+
+def row(rows: list[dict[str, Any]], **wanted: object) -> dict[str, Any]:
+    found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    assert len(found) == 1, found
+    return found[0]
+
+
+REPORT = profile(cb.example()).to_dict()
+
+
+def test_keys_are_those_that_are_promised() -> None:
+    promised = {
+        "": "schema process totals locks idle resources threads uncovered",
+        "process": "pid program python started duration_s state",
+        "totals": "acquisitions contended timeouts wait_s own_gil_s blame_s gil_s handoff_s hold_s idle_s resource_s lost",
+        "lost": "strings frames stacks sites cells threads events",
+        "locks": "name type created instances acquisitions contended timeouts failed_tries wait_s wait_max_s wait_p50_s "
+        "wait_p99_s own_gil_s hold_s hold_max_s hold_p50_s hold_p99_s gil_s handoff_s waits blame",
+        "created": "file line function",
+        "waits": "kind function file line count wait_s own_gil_s max_s stack",
+        "idle": "kind function file line count wait_s stack",
+        "resources": "kind function file line count wait_s waker stack",
+        "threads": "ident native_id name function started_s start_latency_s lifetime_s cpu_s wait_s idle_s own_gil_s",
+        "uncovered": "what count where",
+    }
+    lock = REPORT["locks"][0]
+    parts = {
+        **REPORT,
+        "": REPORT,
+        "lost": REPORT["totals"]["lost"],
+        "created": lock["created"],
+        "waits": lock["waits"],
+    }
+    for name, keys in promised.items():
+        part = parts[name]
+        part = part[0] if isinstance(part, list) else part
+        assert set(keys.split()) <= part.keys(), name
+    assert json.loads(json.dumps(REPORT, allow_nan=False)) == REPORT
+
+
+def test_process_is_described() -> None:
+    assert REPORT["schema"] == "tracedthread.report/1"
+    assert REPORT["process"] == {
+        "pid": 71,
+        "program": "app.py",
+        "python": "3.13.0",
+        "started": "2026-11-22T16:00:00.123456Z",
+        "duration_s": 12.3,
+        "paused_s": 0.0,
+        "state": "exited",
+    }
+
+
+def test_lock_row_has_its_counts_and_times() -> None:
+    lock = row(REPORT["locks"], name="PriceCache._lock")
+    assert lock["type"] == "lock"
+    assert lock["created"] == {
+        "file": "cache.py",
+        "path": "/srv/shop/cache.py",
+        "line": 41,
+        "function": "PriceCache.__init__",
+    }
+    assert (lock["instances"], lock["acquisitions"], lock["contended"], lock["timeouts"]) == (1, 12_045, 50, 1)
+    waits_ms = [20 + 3 * index for index in range(34)] + [119] * 8 + [122] * 3 + [81, 119, 12, 0.8, 0.95]
+    assert lock["wait_s"] == pytest.approx(sum(waits_ms) / 1e3, abs=1e-8)
+    assert (lock["wait_max_s"], lock["hold_max_s"]) == (0.122, 0.124)
+    assert lock["own_gil_s"] == pytest.approx(45 * 1.9e-3 + 3 * 0.3e-3)
+    wait = lock["waits"][0]
+    assert (wait["kind"], wait["function"], wait["file"], wait["line"]) == (
+        "lock",
+        "PriceCache.fast_lookup",
+        "cache.py",
+        63,
+    )
+    assert (wait["count"], wait["max_s"], wait["stack"][:2]) == (
+        45,
+        0.122,
+        ["PriceCache.fast_lookup cache.py:63", "checkout app.py:20"],
+    )
+
+
+def test_every_list_has_the_worst_first() -> None:
+    for rows, key in [
+        (REPORT["locks"], "wait_s"),
+        (REPORT["locks"][0]["waits"], "wait_s"),
+        (REPORT["idle"], "wait_s"),
+        (REPORT["resources"], "wait_s"),
+        (REPORT["threads"], "wait_s"),
+    ]:
+        values = [row[key] for row in rows]
+        assert values == sorted(values, reverse=True)
+
+
+def test_contention_idle_and_resources_are_apart() -> None:
+    assert {wait["kind"] for lock in REPORT["locks"] for wait in lock["waits"]} == {"lock", "rlock"}
+    assert {wait["kind"] for wait in REPORT["idle"]} == {"queue.get", "event", "condition"}
+    assert {wait["kind"] for wait in REPORT["resources"]} == {"queue.put"}
+    assert REPORT["totals"]["idle_s"] == pytest.approx(410 * 0.09 + 12.1 + 0.007)
+    assert REPORT["totals"]["resource_s"] == pytest.approx(0.048)
+
+
+def test_totals_are_the_sums_of_the_rows_with_other() -> None:
+    for key in ("acquisitions", "contended", "timeouts", "wait_s", "own_gil_s", "hold_s"):
+        assert REPORT["totals"][key] == pytest.approx(sum(lock[key] for lock in REPORT["locks"]), abs=1e-8)
+    for lock in REPORT["locks"]:
+        assert lock["wait_s"] == pytest.approx(sum(wait["wait_s"] for wait in lock["waits"]), abs=1e-8)
+        assert lock["contended"] == sum(wait["count"] for wait in lock["waits"])
+
+
+def test_waits_without_a_cell_are_an_other_row_of_their_lock() -> None:
+    builder = cb.CaptureBuilder()
+    site = builder.site("_lock", PLACE)
+    builder.wait(site, "lock", STACK, 5_000)
+    builder.wait(site, "lock", STACK, 7_000, 1_000, gil_ns=400, other=True)
+    waits = profile(builder).to_dict()["locks"][0]["waits"]
+    assert [(wait["function"], wait["count"], wait["wait_s"], wait["own_gil_s"]) for wait in waits] == [
+        ("(other)", 2, 8e-6, 0.8e-6),
+        ("lookup", 1, 5e-6, 0.0),
+    ]
+
+
+def test_unrecorded_and_waiter_sites_are_no_rows() -> None:
+    builder = cb.CaptureBuilder()
+    for site in builder.stats:
+        site.counters["created"] = 5
+    assert [lock["name"] for lock in profile(builder).to_dict()["locks"]] == ["(other)"]
+
+
+def test_created_but_unused_locks_are_rows_and_unborn_ones_are_not() -> None:
+    builder = cb.CaptureBuilder()
+    builder.site("unused", PLACE)
+    builder.site("inherited by a fork", PLACE, instances=0)
+    assert [lock["name"] for lock in profile(builder).to_dict()["locks"]] == ["unused"]
+
+
+def test_one_place_run_from_new_code_is_one_row() -> None:
+    builder = cb.CaptureBuilder()
+    for _ in range(2):
+        site = builder.site("_lock", PLACE, instances=2)
+        site.hold(1_000, 2_000)
+        builder.wait(site, "lock", STACK, 5_000)
+    builder.site("_other_lock", PLACE)
+    builder.site("_lock", PLACE, lock_type=1)
+    locks = profile(builder).to_dict()["locks"]
+    assert [(lock["name"], lock["type"], lock["instances"]) for lock in locks] == [
+        ("_lock", "lock", 4),
+        ("_lock", "rlock", 1),
+        ("_other_lock", "lock", 1),
+    ]
+    assert (locks[0]["acquisitions"], locks[0]["contended"], locks[0]["wait_s"]) == (4, 2, 1e-5)
+    assert [wait["count"] for wait in locks[0]["waits"]] == [2]
+
+
+def test_threads_have_their_times() -> None:
+    worker = row(REPORT["threads"], name="worker-2")
+    assert worker["function"] == "worker"
+    assert (worker["started_s"], worker["start_latency_s"]) == (0.002, 72e-6)
+    assert worker["lifetime_s"] == pytest.approx(12.25 - 0.002 - 72e-6)
+    assert (worker["cpu_s"], worker["wait_s"], worker["own_gil_s"]) == (0.62, 1.9, 0.03)
+    main = row(REPORT["threads"], name="MainThread")
+    assert (main["start_latency_s"], main["lifetime_s"], main["cpu_s"]) == (0.0, 12.3, 0.0)
+
+
+def test_uncovered_and_lost_are_reported() -> None:
+    assert REPORT["uncovered"] == [
+        {"what": "locks created before patching", "count": 2, "where": ["logging._lock", "app.Böse"]},
+        {"what": "queue.SimpleQueue (C)", "count": 1, "where": []},
+    ]
+    assert REPORT["totals"]["lost"]["stacks"] == 12
+    assert REPORT["totals"]["lost"]["events"] == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 2**40 - 1), min_size=1, max_size=60), st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
+def test_quantiles_are_within_an_eighth(durations: list[int], fraction: float) -> None:
+    counts = [0] * 304
+    for ns in durations:
+        counts[index_of(ns)] += 1
+    rank = max(1, -(-int(fraction * len(durations) * 1000) // 1000))
+    exact = sorted(durations)[rank - 1]
+    estimate = Histogram(tuple(counts)).quantile_ns(fraction, max(durations))
+    assert abs(estimate - exact) <= exact * 0.125
+    assert estimate <= max(durations)
+
+
+def test_quantile_of_the_longest_waits_is_their_maximum() -> None:
+    counts = [0] * 303 + [3]
+    assert Histogram(tuple(counts)).quantile_ns(0.5, 5e12) == 5e12
+    assert Histogram().quantile_ns(0.5, 0) == 0
+
+
+def grown(builder: cb.CaptureBuilder) -> tuple[Profile, Profile, Profile]:
+    """Before, after, and what must lie between, as if recorded alone."""
+    before = profile(builder)
+    site = builder.stats[3]
+    alone = cb.CaptureBuilder()
+    fresh = alone.site("_lock", PLACE)
+    for target, to in ((builder, site), (alone, fresh)):
+        to.hold(1_000, 3_000, times=7)
+        target.wait(to, "lock", STACK, 2_000, 40_000, gil_ns=500)
+        target.wait(to, "event", STACK, 9_000)
+        target.wait(to, "semaphore", [("new", "/srv/new.py", 1)], 11_000)
+    builder.duration_ns += 2 * cb.SECOND
+    return before, profile(builder), profile(alone)
+
+
+def test_difference_is_exact() -> None:
+    builder = cb.CaptureBuilder(duration_ns=cb.SECOND)
+    site = builder.site("_lock", PLACE)
+    site.hold(10 * cb.MS, 500, times=3)
+    builder.wait(site, "lock", STACK, 30 * cb.MS)
+    builder.wait(site, "event", STACK, 8 * cb.MS)
+    builder.lost[cb.STACKS] = 2
+    before, after, alone = grown(builder)
+    between = subtract(after, before)
+    assert between.process.duration_s == 2
+    assert between.to_dict()["process"]["started"] == "2026-11-22T16:00:01.123456Z"
+    assert between.lost["stacks"] == 0
+    mine, expected = between.locks[0].stats, alone.locks[0].stats
+    assert replace(mine, hold_max_ticks=0, wait_max_ticks=0) == replace(expected, hold_max_ticks=0, wait_max_ticks=0)
+    # The maxima of before are higher: what is left is the bucket's edge.
+    assert expected.hold_max_ticks <= mine.hold_max_ticks <= 1.125 * expected.hold_max_ticks
+    assert expected.wait_max_ticks <= mine.wait_max_ticks <= 1.125 * expected.wait_max_ticks
+    for rows, wanted in [(between.idle, alone.idle), (between.resources, alone.resources)]:
+        assert [(row.key, row.count, row.wait_ticks) for row in rows] == [
+            (row.key, row.count, row.wait_ticks) for row in wanted
+        ]
+
+
+def test_maximum_that_grew_is_exact() -> None:
+    builder = cb.CaptureBuilder(duration_ns=cb.SECOND)
+    builder.site("_lock", PLACE).hold(1_000)
+    before, after, _ = grown(builder)
+    lock = subtract(after, before).locks[0]
+    assert (lock.hold_max_s, lock.wait_max_s, lock.waits[0].max_s) == (3e-6, 40e-6, 40e-6)
+
+
+def test_difference_with_itself_is_empty() -> None:
+    whole = profile(cb.example())
+    nothing = subtract(whole, whole)
+    assert nothing.process.duration_s == 0
+    assert nothing.totals.acquisitions == nothing.totals.contended == nothing.totals.wait_ticks == 0
+    assert nothing.totals.wait_max_ticks == nothing.totals.hold_max_ticks == 0
+    assert (nothing.idle, nothing.resources) == ((), ())
+
+
+def test_lock_that_lives_on_is_an_instance_of_the_difference_and_a_dead_one_is_not() -> None:
+    builder = cb.CaptureBuilder()
+    living, dead = builder.site("living", PLACE, instances=3), builder.site("dead", PLACE, instances=2)
+    living.counters["destroyed"], dead.counters["destroyed"] = 1, 2
+    before = profile(builder)
+    living.counters["created"] += 4
+    between = subtract(profile(builder), before)
+    assert [(lock.name, lock.stats.created) for lock in between.locks] == [("living", 6)]
+
+
+def test_threads_of_a_difference() -> None:
+    builder = cb.CaptureBuilder(duration_ns=2 * cb.SECOND)
+    builder.thread("ended before", "f", end_ns=cb.SECOND)
+    builder.thread("goes on", "f", start_ns=cb.SECOND, wait_ns=500, idle_ns=100)
+    before = profile(builder)
+    builder.duration_ns = 5 * cb.SECOND
+    builder.threads[2] = (*builder.threads[2][:5], 2 * 700, 2 * 100, *builder.threads[2][7:])
+    builder.thread("new", "g", start_ns=3 * cb.SECOND, end_ns=4 * cb.SECOND, cpu_ns=5)
+    rows = subtract(profile(builder), before).to_dict()["threads"]
+    assert {row["name"] for row in rows} == {"goes on", "new"}
+    old, new = row(rows, name="goes on"), row(rows, name="new")
+    assert (old["started_s"], old["lifetime_s"], old["wait_s"], old["idle_s"]) == (0, 3, 2e-7, 0)
+    assert (new["started_s"], new["lifetime_s"], new["cpu_s"]) == (1, 1, 5e-9)
+
+
+def test_profiles_of_different_recordings_have_no_difference() -> None:
+    with pytest.raises(ValueError, match="different recordings"):
+        subtract(profile(cb.CaptureBuilder(pid=1)), profile(cb.CaptureBuilder(pid=2)))

@@ -1,0 +1,408 @@
+"""
+The reader of captures, in pure Python: a capture opens on a machine without the native extension.
+
+Nothing in a capture is trusted: what does not add up raises `CaptureError` with one line that says what is wrong.
+
+A capture may be written while it is read. Sections are therefore copied once, those that refer to others first, each
+with a fresh `used`: a record is published after what it refers to, so every reference that was copied can be followed.
+
+The file is read with pread, never mapped: a file that shrinks under a mapping kills its reader with SIGBUS, while a
+short read is an error like any other. Only what is used is read, so the copy costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from tracedthread import layout
+from tracedthread.layout import Layout, Record, Section
+
+# A capture holds 16 MiB by default. The limit keeps a corrupt or hostile file from filling the memory.
+MAX_BYTES = 256 << 20
+# The native code stops far earlier; this bounds what a corrupt tree of stacks can unfold to.
+MAX_STACK_DEPTH = 256
+MAX_SECTIONS = 4096
+# Closer together, the two anchors say less about the clock than the calibration at the start.
+MIN_SLOPE_NS = 10_000_000
+
+_KNOWN_SIZES = {
+    layout.STRINGS: 1,
+    layout.FRAMES: layout.FRAME.size,
+    layout.STACKS: layout.STACK.size,
+    layout.SITES: layout.SITE.size,
+    layout.STATS: layout.SITE_STATS.size,
+    layout.CELLS: layout.CELL.size,
+    layout.THREADS: layout.THREAD.size,
+    layout.EVENTS: layout.EVENT.size,
+    layout.NOTES: 1,
+}
+# What refers comes before what it refers to. Stats before sites: a site without stats is new, stats without a site are
+# nobody's.
+_READ_ORDER = (
+    layout.NOTES,
+    layout.EVENTS,
+    layout.CELLS,
+    layout.STATS,
+    layout.SITES,
+    layout.THREADS,
+    layout.STACKS,
+    layout.FRAMES,
+    layout.STRINGS,
+)
+
+
+class CaptureError(Exception):
+    """The capture cannot be read. The message is one line."""
+
+
+class Frame(NamedTuple):
+    """A place in the code: qualified name, co_filename, line (0 = unknown)."""
+
+    function: str
+    path: str
+    line: int
+
+    @property
+    def file(self) -> str:
+        """The file's name without its folders."""
+        return self.path.replace("\\", "/").rsplit("/", 1)[-1]
+
+    def __str__(self) -> str:
+        return f"{self.function} {self.file}:{self.line}"
+
+
+class Capture:
+    """
+    A copy of a capture, checked as it is read.
+
+    Iterating checks references as well, so `CaptureError` can come from every method.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        """
+        Args:
+            read: Gives exactly (offset, length) bytes of the capture, or raises CaptureError.
+            size: Bytes there really are.
+        """
+        if size == 0:
+            raise CaptureError("not a capture: it is empty")
+        if read(0, min(size, len(layout.MAGIC))) != layout.MAGIC[:size]:
+            raise CaptureError("not a capture")
+        if size < layout.HEADER.size:
+            raise CaptureError(f"truncated: {size} bytes, the header alone has {layout.HEADER.size}")
+        self.header = header = layout.HEADER.read(read(0, layout.HEADER.size))
+        if header.abi != layout.ABI:
+            raise CaptureError(f"the capture has ABI {header.abi}, this tracedthread reads ABI {layout.ABI}")
+        if header.size > size:
+            raise CaptureError(f"truncated: {size} of {header.size} bytes")
+        if not layout.HEADER.size <= header.header_size <= header.size:
+            raise CaptureError(f"corrupt header: header_size {header.header_size}")
+        table_size = header.section_count * layout.SECTION.size
+        if header.section_count > MAX_SECTIONS or header.header_size + table_size > header.size:
+            raise CaptureError(f"corrupt header: {header.section_count} sections")
+        if header.state not in (layout.STATE_RUNNING, layout.STATE_EXITED):
+            raise CaptureError(f"corrupt header: state {header.state}")
+        if header.ns_per_tick == 0:
+            raise CaptureError("corrupt header: the clock does not advance (ns_per_tick is 0)")
+        self._strings: dict[int, str] = {0: ""}
+        self._string_bytes = 0
+        self._stacks: dict[int, tuple[Frame, ...]] = {0: ()}
+        self.sections = self._read_table(read(header.header_size, table_size))
+        self._data: dict[int, bytes] = dict.fromkeys(_KNOWN_SIZES, b"")
+        self._events_again = b""
+        self._read_sections(read)
+        self._read_monotonic_ns = time.monotonic_ns()
+        self._check_stacks()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Capture:
+        """
+        Read the capture at `path`.
+
+        Raises:
+            OSError: The file cannot be opened or read.
+            CaptureError: It is not a capture, or a damaged one.
+        """
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISDIR(status.st_mode):
+                raise CaptureError("not a capture: it is a directory")
+            if not stat.S_ISREG(status.st_mode):
+                raise CaptureError("not a capture: it is not a regular file")
+
+            def read(offset: int, length: int) -> bytes:
+                parts = []
+                while length > 0:
+                    part = os.pread(fd, length, offset)
+                    if not part:
+                        raise CaptureError(f"truncated while it was read, at byte {offset}")
+                    parts.append(part)
+                    offset += len(part)
+                    length -= len(part)
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+            return cls(read, status.st_size)
+        finally:
+            os.close(fd)
+
+    @classmethod
+    def from_buffer(cls, buffer: bytes | bytearray | memoryview) -> Capture:
+        """
+        Read the capture in `buffer`.
+
+        Raises:
+            CaptureError: It is not a capture, or a damaged one.
+        """
+        with memoryview(buffer) as view, view.cast("B") as octets:
+            return cls(lambda offset, length: bytes(octets[offset : offset + length]), len(octets))
+
+    def _read_table(self, table: bytes) -> dict[int, Section]:
+        """The known sections by id, each checked against the size of the capture."""
+        sections: dict[int, Section] = {}
+        for section in layout.SECTION.iterate(table, layout.SECTION.size):
+            known_size = _KNOWN_SIZES.get(section.id)
+            if known_size is None:
+                continue  # written by a newer version, which knows what to do with it
+            name = layout.SECTION_NAMES[section.id]
+            if section.id in sections:
+                raise CaptureError(f"corrupt section table: {name} twice")
+            if section.record_size < known_size or (known_size == 1 and section.record_size != 1):
+                raise CaptureError(f"corrupt section table: {name} of {section.record_size} bytes a record")
+            end = section.offset + section.capacity * section.record_size
+            if section.offset < self.header.header_size + len(table) or end > self.header.size:
+                raise CaptureError(f"corrupt section table: {name} lies outside of the capture")
+            if section.id != layout.EVENTS and section.used > section.capacity:
+                raise CaptureError(f"corrupt section table: {name} uses {section.used} of {section.capacity}")
+            sections[section.id] = section
+        return sections
+
+    def _read_sections(self, read: Callable[[int, int], bytes]) -> None:
+        table_offset, table_size = self.header.header_size, self.header.section_count * layout.SECTION.size
+        total = 0
+        for section_id in _READ_ORDER:
+            fresh = self._read_table(read(table_offset, table_size))
+            if section_id not in fresh:
+                continue
+            section = self.sections[section_id] = fresh[section_id]
+            used = min(section.used, section.capacity)
+            if section_id == layout.STATS and layout.SITES in fresh:
+                used = min(fresh[layout.SITES].used, section.capacity)  # the same index
+            length = used * section.record_size
+            total += length
+            if total > MAX_BYTES:
+                raise CaptureError(f"too large: more than {MAX_BYTES >> 20} MiB in use")
+            self._data[section_id] = read(section.offset, length)
+            if section_id == layout.EVENTS:
+                # A record that is being overwritten looks different the second time, or its sequence is 0.
+                self._events_again = read(section.offset, length)
+
+    def _check_stacks(self) -> None:
+        """Callers come before their callees, so following them ends."""
+        frames = self.count(layout.FRAMES)
+        for index, record in enumerate(self._records(layout.STACKS, layout.STACK)):
+            if record.caller >= index and (record.caller or index):
+                raise CaptureError(f"corrupt stacks: {index} is called by {record.caller}")
+            if record.frame >= frames and record.frame:
+                raise CaptureError(f"corrupt stacks: {index} refers to frame {record.frame} of {frames}")
+
+    def _records(self, section_id: int, layout: Layout[Record]) -> Iterator[Record]:
+        data = self._data[section_id]
+        return layout.iterate(data, self.sections[section_id].record_size) if data else iter(())
+
+    def count(self, section_id: int) -> int:
+        """How many records of a section were copied."""
+        data = self._data[section_id]
+        return len(data) // self.sections[section_id].record_size if data else 0
+
+    def string(self, reference: int) -> str:
+        """The string at `reference`; invalid utf-8 is replaced."""
+        known = self._strings.get(reference)
+        if known is not None:
+            return known
+        data = self._data[layout.STRINGS]
+        start = reference + 4
+        if reference % 4 or start > len(data):
+            raise CaptureError(f"corrupt strings: reference {reference} of {len(data)}")
+        length = int.from_bytes(data[reference:start], "little")
+        if start + length > len(data):
+            raise CaptureError(f"corrupt strings: {length} bytes at {reference} of {len(data)}")
+        # Strings do not overlap. If they did, a small file could unfold to any size.
+        self._string_bytes += 4 + length
+        if self._string_bytes > len(data):
+            raise CaptureError("corrupt strings: they overlap")
+        text = self._strings[reference] = data[start : start + length].decode("utf-8", "replace")
+        return text
+
+    def stack(self, reference: int) -> tuple[Frame, ...]:
+        """The call stack at `reference`, innermost first."""
+        known = self._stacks.get(reference)
+        if known is not None:
+            return known
+        if reference >= self.count(layout.STACKS):
+            raise CaptureError(f"corrupt stacks: reference {reference} of {self.count(layout.STACKS)}")
+        frames: list[Frame] = []
+        node = reference
+        while node and len(frames) < MAX_STACK_DEPTH:
+            record = layout.STACK.read(self._data[layout.STACKS], node * self.sections[layout.STACKS].record_size)
+            frames.append(self._frame(record.frame))
+            node = record.caller
+        result = self._stacks[reference] = tuple(frames)
+        return result
+
+    def _frame(self, reference: int) -> Frame:
+        if reference == 0:
+            return Frame("(unknown)", "", 0)
+        record = layout.FRAME.read(self._data[layout.FRAMES], reference * self.sections[layout.FRAMES].record_size)
+        return Frame(self.string(record.function), self.string(record.file), record.line)
+
+    def sites(self) -> list[layout.SiteRecord]:
+        """Every site, by index."""
+        result = list(self._records(layout.SITES, layout.SITE))
+        for index, record in enumerate(result):
+            if record.type >= len(layout.LOCK_TYPES):
+                raise CaptureError(f"corrupt sites: {index} is of type {record.type}")
+        return result
+
+    def stats(self) -> Iterator[layout.StatsRecord]:
+        """The counters of every site, by index."""
+        return self._records(layout.STATS, layout.SITE_STATS)
+
+    def cells(self) -> Iterator[layout.CellRecord]:
+        """Every wait cell; the first `len(layout.KINDS)` are the `(other)` cells, one a kind."""
+        sites = self.count(layout.SITES)
+        for index, record in enumerate(self._records(layout.CELLS, layout.CELL)):
+            if record.site >= sites and record.site:
+                raise CaptureError(f"corrupt cells: {index} refers to site {record.site} of {sites}")
+            if record.kind >= len(layout.KINDS):
+                raise CaptureError(f"corrupt cells: {index} is of kind {record.kind}")
+            yield record
+
+    def threads(self) -> Iterator[layout.ThreadRecord]:
+        """Every thread record; the first one stands for the threads that found no slot."""
+        for index, record in enumerate(self._records(layout.THREADS, layout.THREAD)):
+            if record.state > layout.THREAD_ENDED:
+                raise CaptureError(f"corrupt threads: {index} is in state {record.state}")
+            yield record
+
+    def events(self) -> list[layout.EventRecord]:
+        """The events that remain, oldest first, without torn ones."""
+        capacity = self.sections[layout.EVENTS].capacity if layout.EVENTS in self.sections else 0
+        sites, threads, stacks = (max(1, self.count(of)) for of in (layout.SITES, layout.THREADS, layout.STACKS))
+        result = []
+        torn = self._torn_events()
+        for slot, record in enumerate(self._records(layout.EVENTS, layout.EVENT)):
+            if slot in torn or record.sequence == 0 or (record.sequence - 1) % capacity != slot:
+                continue
+            if record.site >= sites or record.thread >= threads or record.stack >= stacks:
+                raise CaptureError(f"corrupt events: {slot} refers to what is not there")
+            if record.kind >= len(layout.KINDS) or record.outcome >= len(layout.OUTCOMES):
+                raise CaptureError(f"corrupt events: {slot} is of kind {record.kind}, outcome {record.outcome}")
+            result.append(record)
+        result.sort()
+        return result
+
+    def _torn_events(self) -> set[int]:
+        first, second = self._data[layout.EVENTS], self._events_again
+        if first == second:
+            return set()
+        size = self.sections[layout.EVENTS].record_size
+        return {at // size for at in range(0, len(first), size) if first[at : at + size] != second[at : at + size]}
+
+    def notes(self) -> Iterator[dict[str, object]]:
+        """What was noted: JSON objects. Malformed ones are passed over."""
+        data = self._data[layout.NOTES]
+        at = 0
+        while at + 4 <= len(data):
+            length = int.from_bytes(data[at : at + 4], "little")
+            text = data[at + 4 : at + 4 + length]
+            at += 4 + (length + 3) // 4 * 4
+            try:
+                note = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(note, dict):
+                yield note
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Records that found no room, by section; of events, those that newer ones have overwritten."""
+        result = dict.fromkeys((name for name in layout.SECTION_NAMES if name != "stats"), 0)
+        for section in self.sections.values():
+            if section.id == layout.EVENTS:
+                result["events"] = max(0, section.used - section.capacity)
+            elif section.id != layout.STATS:
+                result[layout.SECTION_NAMES[section.id]] = section.lost
+        return result
+
+    @property
+    def program(self) -> str:
+        """The program's name."""
+        return _text(self.header.program)
+
+    @property
+    def python(self) -> str:
+        """The interpreter's version."""
+        return _text(self.header.python)
+
+    @cached_property
+    def state(self) -> str:
+        """`running`, `exited`, or `killed`: it never said that it ends, and there is no such process any more."""
+        if self.header.state == layout.STATE_EXITED:
+            return "exited"
+        return "running" if _is_alive(self.header.pid, self.header.process_start) else "killed"
+
+    @cached_property
+    def tick_s(self) -> float:
+        """
+        Seconds a tick: the slope between the two anchors, if they lie apart far enough and are not absurd.
+
+        The calibration at the start is short, so the slope is the better value as soon as there is one.
+        """
+        header = self.header
+        calibrated = header.ns_per_tick / 2**32
+        elapsed_ns = header.last_monotonic_ns - header.first_monotonic_ns
+        elapsed_ticks = header.last_ticks - header.first_ticks
+        if elapsed_ns >= MIN_SLOPE_NS and elapsed_ticks > 0:
+            slope = elapsed_ns / elapsed_ticks
+            if 0.8 < slope / calibrated < 1.25:
+                return slope * 1e-9
+        return calibrated * 1e-9
+
+    @cached_property
+    def end_ticks(self) -> int:
+        """When the recording ended: of a running process now, of a killed one the newest time stamp in the capture."""
+        header = self.header
+        end = max(header.first_ticks, header.last_ticks)
+        if self.state == "running":
+            now_ns = self._read_monotonic_ns - header.first_monotonic_ns
+            end = max(end, header.first_ticks + int(now_ns * 1e-9 / self.tick_s))
+        elif self.state == "killed":
+            end = max([end, *(max(thread[1:4]) for thread in self.threads())])  # start, run, end
+            end = max([end, *(event.end_ticks for event in self.events())])
+        return end
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _is_alive(pid: int, start: int) -> bool:
+    """Whether the process `pid` that started at `start` (field 22 of its stat) runs on this machine."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, field 2, is in parentheses and may hold anything, also parentheses.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return not os.path.exists("/proc/self/stat")  # without /proc nobody knows
+    except OSError:
+        return True
+    # A zombie has ended, only its parent has not looked yet.
+    return len(fields) > 19 and fields[19] == b"%d" % start and fields[0] not in (b"Z", b"X")

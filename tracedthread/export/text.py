@@ -1,0 +1,269 @@
+"""
+The report for people, in a terminal or not: first what matters in plain words, then the tables.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tracedthread.export.findings import findings, is_held_long, summed_by_place
+from tracedthread.export.units import count, duration, percent
+from tracedthread.profile import Profile
+from tracedthread.rows import OTHER, LockRow, WaitRow
+
+WIDTH = 100
+MAX_LOCKS = 12
+MAX_STACKS = 5
+MAX_FRAMES = 6
+MAX_IDLE = 8
+MAX_THREADS = 10
+
+# A capture names what the program named. None of it may steer the terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
+
+
+def render(profile: Profile, stream: TextIO) -> None:
+    """Write the report. Colours and the terminal's width are used only if the stream is a terminal."""
+    is_terminal = stream.isatty()
+    console = Console(
+        file=stream,
+        width=None if is_terminal else WIDTH,
+        force_terminal=is_terminal,
+        color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    # Written at once: rich ends the process when a pipe breaks.
+    with console.capture() as captured:
+        _Report(console, profile).print()
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding))
+
+
+class _Report:
+    def __init__(self, console: Console, profile: Profile) -> None:
+        self.console = console
+        self.profile = profile
+        self.home = os.path.expanduser("~")
+        try:
+            self.here = os.getcwd()
+        except OSError:  # the folder has been removed
+            self.here = self.home
+
+    def print(self) -> None:
+        self._header()
+        self._findings()
+        self._locks()
+        self._waits()
+        self._idle("Idle: waiting for work, not a problem in itself", self.profile.idle)
+        self._idle("Waiting for a permit or for room", self.profile.resources)
+        self._threads()
+        self._warnings()
+
+    def _header(self) -> None:
+        process = self.profile.process
+        title = Text(_clean(process.program) or "?", style="bold")
+        facts = (
+            f"  pid {process.pid}, Python {_clean(process.python)}, {duration(process.duration_s, digits=3)} from "
+            f"{process.started:%Y-%m-%d %H:%M:%S} UTC, "
+        )
+        style = {"killed": "bold red", "running": "green"}.get(process.state, "")
+        self.console.print(title + Text(facts) + Text(process.state, style=style))
+        if process.state == "killed":
+            self.console.print(
+                Text("The process ended without closing its recording; all up to its end is here.", style="yellow")
+            )
+
+    def _section(self, title: str) -> None:
+        self.console.print()
+        self.console.print(Text(title, style="bold cyan"))
+
+    def _findings(self) -> None:
+        self.console.print()
+        for sentence in findings(self.profile):
+            # Hanging indent: the sentence wraps under itself.
+            line = Table.grid(padding=(0, 1))
+            line.add_row(Text("•", style="bold yellow"), self._quoted(_clean(sentence)))
+            self.console.print(line)
+
+    def _quoted(self, sentence: str) -> Text:
+        """What stands in backquotes becomes bold where that can be seen."""
+        if self.console.color_system is None:
+            return Text(sentence)
+        text = Text()
+        for index, part in enumerate(sentence.split("`")):
+            text.append(part, style="bold" if index % 2 else "")
+        return text
+
+    def _locks(self) -> None:
+        locks = [lock for lock in self.profile.locks if lock.stats.contended or is_held_long(lock)]
+        locks = locks or list(self.profile.locks)
+        if not locks:
+            return
+        self._section("Locks, by time waited")
+        table = _table("lock", "acq", "busy", "wait", "p50", "p99", "max", "hold", "p99", "max", "GIL")
+        table.columns[0].overflow = "fold"
+        for lock in locks[:MAX_LOCKS]:
+            table.add_row(*self._lock_cells(lock))
+        self.console.print(table)
+        self.console.print(
+            Text(
+                "acq: acquisitions; busy: how many had to wait; wait, hold: all together, then 50 %, 99 % and all are "
+                "at most this; GIL: of the wait, lock free but GIL not",
+                style="dim",
+            )
+        )
+        rest = [lock for lock in self.profile.locks if lock not in locks[:MAX_LOCKS]]
+        if rest:
+            contended = sum(lock.stats.contended for lock in rest)
+            waited = f"{count(contended, 'wait')}, {duration(sum(lock.wait_s for lock in rest))}" if contended else ""
+            self.console.print(Text(f"and {count(len(rest), 'more lock')}: {waited or 'nobody waited'}", style="dim"))
+
+    def _lock_cells(self, lock: LockRow) -> list[Text]:
+        stats = lock.stats
+        name = Text(_clean(lock.name) or "(unnamed)", style="bold")
+        if lock.name != OTHER:
+            many = f" ×{stats.created:,}" if stats.created > 1 else ""
+            name.append(f"\n{_clean(lock.created.file)}:{lock.created.line}{many}", style="dim not bold")
+        cells = [name, Text(f"{stats.acquisitions:,}"), Text(percent(stats.contended, _tries(lock)))]
+        if stats.contended:
+            waits = [lock.wait_s, lock.wait_quantile_s(0.5), lock.wait_quantile_s(0.99), lock.wait_max_s]
+            cells += [Text(duration(value), style=_heat(value)) for value in waits]
+        else:
+            cells += [Text("-", style="dim")] * 4
+        cells += [Text(duration(value)) for value in (lock.hold_s, lock.hold_quantile_s(0.99), lock.hold_max_s)]
+        cells.append(Text(percent(lock.own_gil_s, lock.wait_s)) if stats.contended else Text("-", style="dim"))
+        return cells
+
+    def _waits(self) -> None:
+        waits = [(wait, lock) for lock in self.profile.locks for wait in lock.waits]
+        waits.sort(key=lambda pair: -pair[0].wait_ticks)
+        if not waits:
+            return
+        self._section("Where threads waited")
+        for wait, lock in waits[:MAX_STACKS]:
+            head = Text(f"{duration(wait.wait_s):>7}", style=f"bold {_heat(wait.wait_s)}")
+            head.append(f"  in {count(wait.count, 'wait')}", style="not bold")
+            head.append(f", at most {duration(wait.max_s)}, for ", style="not bold default")
+            head.append(_clean(lock.name) or "(unnamed)", style="bold default")
+            self.console.print(head)
+            self._stack(wait)
+        if len(waits) > MAX_STACKS:
+            rest = sum(wait.wait_s for wait, _ in waits[MAX_STACKS:])
+            self.console.print(Text(f"and {len(waits) - MAX_STACKS} more, {duration(rest)}", style="dim"))
+
+    def _stack(self, wait: WaitRow) -> None:
+        lines = Text()
+        for index, frame in enumerate(wait.stack[:MAX_FRAMES]):
+            lines.append(f"{_clean(frame.function)} ", style="" if index else "bold")
+            lines.append(f"{self._place(frame.path)}:{frame.line}\n", style="dim")
+        if len(wait.stack) > MAX_FRAMES:
+            lines.append(f"… {count(len(wait.stack) - MAX_FRAMES, 'more frame')}\n", style="dim")
+        if not wait.stack:
+            lines.append(f"{OTHER}: places that found no room in the recording\n", style="dim")
+        lines.rstrip()
+        self.console.print(Padding(lines, (0, 0, 0, 9)))
+
+    def _place(self, path: str) -> str:
+        """A path as short as it can be without becoming ambiguous."""
+        path = _clean(path)
+        library = _LIBRARY.match(path)
+        if library:
+            return path[library.end() :]
+        for base, short in ((self.here, ""), (self.home, "~/")):
+            if base != "/" and path.startswith(base + "/"):
+                return short + path[len(base) + 1 :]
+        return PurePath(path).name
+
+    def _idle(self, title: str, rows: Iterable[WaitRow]) -> None:
+        places = summed_by_place(rows)
+        if not places:
+            return
+        self._section(title)
+        table = _table("time", "kind", "waits", "max", "where", numbers=(0, 2, 3))
+        for row in places[:MAX_IDLE]:
+            where = Text(_clean(row.frame.function))
+            if row.stack:
+                where.append(f" {_clean(row.frame.file)}:{row.frame.line}", style="dim")
+            if row.lock:
+                where.append(f"  {_clean(row.lock)}", style="dim")
+            table.add_row(duration(row.wait_s), row.kind, f"{row.count:,}", duration(row.max_s), where)
+        self.console.print(table)
+        if len(places) > MAX_IDLE:
+            rest = sum(row.wait_s for row in places[MAX_IDLE:])
+            self.console.print(
+                Text(f"and {count(len(places) - MAX_IDLE, 'more place')}, {duration(rest)}", style="dim")
+            )
+
+    def _threads(self) -> None:
+        threads = self.profile.threads
+        if not threads:
+            return
+        self._section("Threads, by time waited")
+        table = _table("thread", "runs", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6))
+        for thread in threads[:MAX_THREADS]:
+            table.add_row(
+                Text(_clean(thread.name) or f"thread {thread.native_id}", style="bold"),
+                _clean(thread.function),
+                duration(thread.lifetime_s),
+                Text(duration(thread.wait_s), style=_heat(thread.wait_s)),
+                duration(thread.own_gil_s),
+                duration(thread.idle_s + thread.resource_s),
+                "-" if thread.alive or not thread.cpu_ns else duration(thread.cpu_s),
+            )
+        self.console.print(table)
+        if len(threads) > MAX_THREADS:
+            rest = sum(thread.wait_s for thread in threads[MAX_THREADS:])
+            line = f"and {count(len(threads) - MAX_THREADS, 'more thread')} that waited {duration(rest)}"
+            self.console.print(Text(line, style="dim"))
+
+    def _warnings(self) -> None:
+        lines = []
+        for row in self.profile.uncovered:
+            names = ", ".join(row.where[:5]) + (", …" if len(row.where) > 5 else "")
+            lines.append(f"Not covered: {row.what}: {row.count:,}" + (f" ({names})" if names else ""))
+        lost = {name: number for name, number in self.profile.lost.items() if number}
+        events = lost.pop("events", 0)
+        if lost:
+            what = ", ".join(f"{number:,} {name}" for name, number in lost.items())
+            lines.append(f"No room was left for {what}. Totals are exact; what has no row of its own is in {OTHER}.")
+        if events:
+            lines.append(f"The {count(events, 'oldest event')} made room for newer ones. No count or sum misses them.")
+        if lines:
+            self.console.print()
+        for line in lines:
+            self.console.print(Text(f"! {_clean(line)}", style="yellow"))
+
+
+def _table(*headers: str, numbers: tuple[int, ...] = ()) -> Table:
+    """A table without vertical lines; `numbers` are the columns to align right, all but the first if not given."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
+    for index, header in enumerate(headers):
+        right = index in numbers if numbers else index > 0
+        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def _tries(lock: LockRow) -> int:
+    return max(lock.stats.acquisitions, lock.stats.contended)
+
+
+def _heat(wait_s: float) -> str:
+    return "red" if wait_s >= 1 else "yellow" if wait_s >= 0.01 else ""
+
+
+def _clean(text: str) -> str:
+    return _CONTROL.sub("\ufffd", text)

@@ -1,0 +1,210 @@
+"""
+How a capture is laid out: native/capture.h in Python. A test compares every size, offset and constant with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from tracedthread.histogram import BUCKETS
+
+MAGIC = b"\x93TTC\r\n\x1a\n"
+ABI = 1
+
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES = range(9)
+SECTION_NAMES = ("strings", "frames", "stacks", "sites", "stats", "cells", "threads", "events", "notes")
+SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
+LOCK_TYPES = ("lock", "rlock")
+KINDS = (
+    "lock",
+    "rlock",
+    "condition",
+    "event",
+    "semaphore",
+    "queue.get",
+    "queue.put",
+    "barrier",
+    "future",
+    "join",
+)
+CONTENTION_KINDS = frozenset({"lock", "rlock"})
+RESOURCE_KINDS = frozenset({"semaphore", "queue.put"})
+STATE_RUNNING, STATE_EXITED = 1, 2
+THREAD_FREE, THREAD_STARTING, THREAD_RUNNING, THREAD_ENDED = range(4)
+OUTCOMES = ("acquired", "timeout", "interrupted")
+
+
+class Section(NamedTuple):
+    """One entry of the section table (tt_section)."""
+
+    offset: int
+    capacity: int
+    used: int
+    lost: int
+    record_size: int
+    id: int
+
+
+class Header(NamedTuple):
+    """The header (tt_header), its anchors spread out."""
+
+    magic: bytes
+    abi: int
+    header_size: int
+    size: int
+    section_count: int
+    pid: int
+    process_start: int
+    state: int
+    clock_source: int
+    ns_per_tick: int
+    first_ticks: int
+    first_monotonic_ns: int
+    first_wall_ns: int
+    last_ticks: int
+    last_monotonic_ns: int
+    last_wall_ns: int
+    paused_ticks: int
+    generation: int
+    recording: int
+    program: bytes
+    python: bytes
+
+
+class FrameRecord(NamedTuple):
+    """tt_frame."""
+
+    file: int
+    function: int
+    line: int
+    reserved: int
+
+
+class StackRecord(NamedTuple):
+    """tt_stack."""
+
+    caller: int
+    frame: int
+
+
+class SiteRecord(NamedTuple):
+    """tt_site."""
+
+    name: int
+    file: int
+    function: int
+    line: int
+    type: int
+    stack: int
+
+
+class StatsRecord(NamedTuple):
+    """tt_site_stats; the histograms are left as bytes, most are empty."""
+
+    created: int
+    destroyed: int
+    acquisitions: int
+    contended: int
+    timeouts: int
+    interrupted: int
+    failed_tries: int
+    hold_ticks: int
+    hold_max_ticks: int
+    wait_ticks: int
+    wait_max_ticks: int
+    own_gil_ticks: int
+    gil_ticks: int
+    handoff_ticks: int
+    waiters: int
+    reserved: int
+    hold_histogram: bytes
+    wait_histogram: bytes
+
+
+class CellRecord(NamedTuple):
+    """tt_wait_cell."""
+
+    site: int
+    stack: int
+    kind: int
+    reserved: int
+    waits: int  # `count`, which tuples have already
+    wait_ticks: int
+    own_gil_ticks: int
+    max_ticks: int
+    timeouts: int
+    interrupted: int
+
+
+class ThreadRecord(NamedTuple):
+    """tt_thread_record."""
+
+    ident: int
+    start_ticks: int
+    run_ticks: int
+    end_ticks: int
+    cpu_ns: int
+    wait_ticks: int
+    idle_ticks: int
+    resource_ticks: int
+    own_gil_ticks: int
+    native_id: int
+    name: int
+    function: int
+    state: int
+
+
+class EventRecord(NamedTuple):
+    """tt_event."""
+
+    sequence: int
+    start_ticks: int
+    end_ticks: int
+    own_gil_ticks: int
+    site: int
+    stack: int
+    thread: int
+    kind: int
+    outcome: int
+    lock: int
+    reserved: int
+
+
+Record = TypeVar("Record")
+
+
+class Layout(Generic[Record]):
+    """How one kind of record lies in the capture: little-endian, one format per field, without gaps."""
+
+    def __init__(self, name: str, make: Callable[[Iterable[Any]], Record], formats: str) -> None:
+        self.name = name
+        self.make = make
+        self.formats = formats.split()
+        self.size = struct.calcsize("<" + formats)
+
+    def offsets(self) -> list[int]:
+        """The offset of every field, in bytes, in the order of the record's fields."""
+        return [struct.calcsize("<" + "".join(self.formats[:index])) for index in range(len(self.formats))]
+
+    def iterate(self, data: bytes, stride: int) -> Iterator[Record]:
+        """The records in `data`, `stride` bytes apart; what a newer writer put behind the known fields is skipped."""
+        layout = struct.Struct(f"<{''.join(self.formats)}{stride - self.size}x")
+        return map(self.make, layout.iter_unpack(data))
+
+    def read(self, data: bytes, offset: int = 0) -> Record:
+        """The record at `offset`."""
+        return self.make(struct.unpack_from("<" + "".join(self.formats), data, offset))
+
+
+_HISTOGRAM = f"{8 * BUCKETS}s"
+HEADER = Layout("tt_header", Header._make, "8s I I Q I I Q I I Q Q Q Q Q Q Q Q I I 128s 64s")
+SECTION = Layout("tt_section", Section._make, "Q Q Q Q I I")
+FRAME = Layout("tt_frame", FrameRecord._make, "I I I I")
+STACK = Layout("tt_stack", StackRecord._make, "I I")
+SITE = Layout("tt_site", SiteRecord._make, "I I I I I I")
+SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}")
+CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q")
+THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I")
+EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q Q")

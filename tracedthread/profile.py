@@ -1,0 +1,382 @@
+"""
+The model that every report and exporter sees: who waited, where, for how long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, Protocol, TypeVar
+
+from tracedthread import layout
+from tracedthread.capture import Capture, Frame
+from tracedthread.histogram import Histogram
+from tracedthread.rows import NOWHERE, OTHER, LockRow, Stats, ThreadRow, Uncovered, WaitRow, seconds
+
+SCHEMA = "tracedthread.report/1"
+
+
+@dataclass(frozen=True)
+class Process:
+    """
+    The recorded process.
+
+    Args:
+        program: Its name, without arguments.
+        started_ns: When the recording began, since 1970-01-01 UTC.
+        state: `running`, `exited` or `killed`.
+        start_ticks: The same moment as `started_ns` on the capture's clock.
+    """
+
+    pid: int
+    program: str
+    python: str
+    started_ns: int
+    state: str
+    start_ticks: int
+    duration_ticks: int
+    paused_ticks: int
+    tick_s: float
+
+    @property
+    def duration_s(self) -> float:
+        """How long was recorded, pauses included."""
+        return seconds(self.duration_ticks, self.tick_s)
+
+    @property
+    def started(self) -> datetime:
+        """When the recording began."""
+        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=self.started_ns // 1000)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object `process`."""
+        return {
+            "pid": self.pid,
+            "program": self.program,
+            "python": self.python,
+            "started": self.started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "duration_s": self.duration_s,
+            "paused_s": seconds(self.paused_ticks, self.tick_s),
+            "state": self.state,
+        }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """
+    What a program's threads waited for. Every list is sorted, worst first.
+
+    Args:
+        locks: Every lock that was created or used, by place and name.
+        idle: Waiting for work.
+        resources: Waiting for a permit or for room.
+        uncovered: Locks that are not recorded.
+        lost: Records that found no room, by section of the capture.
+    """
+
+    process: Process
+    locks: tuple[LockRow, ...]
+    idle: tuple[WaitRow, ...]
+    resources: tuple[WaitRow, ...]
+    threads: tuple[ThreadRow, ...]
+    uncovered: tuple[Uncovered, ...]
+    lost: Mapping[str, int]
+
+    @classmethod
+    def from_capture(cls, capture: Capture) -> Profile:
+        """
+        Read everything that a capture holds.
+
+        Raises:
+            CaptureError: The capture is damaged.
+        """
+        header, tick_s = capture.header, capture.tick_s
+        locks, idle, resources = _read_rows(capture)
+        return cls(
+            process=Process(
+                pid=header.pid,
+                program=capture.program,
+                python=capture.python,
+                started_ns=header.first_wall_ns,
+                state=capture.state,
+                start_ticks=header.first_ticks,
+                duration_ticks=capture.end_ticks - header.first_ticks,
+                paused_ticks=header.paused_ticks,
+                tick_s=tick_s,
+            ),
+            locks=_sorted_locks(locks),
+            idle=_sorted_waits(idle),
+            resources=_sorted_waits(resources),
+            threads=_sorted_threads(_read_threads(capture)),
+            uncovered=tuple(_read_uncovered(capture)),
+            lost=capture.lost,
+        )
+
+    @property
+    def totals(self) -> Stats:
+        """The sums over all locks; maxima and histograms as well."""
+        result = Stats()
+        for lock in self.locks:
+            result += lock.stats
+        return result
+
+    @property
+    def idle_s(self) -> float:
+        """Time spent waiting for work."""
+        return seconds(sum(row.wait_ticks for row in self.idle), self.process.tick_s)
+
+    @property
+    def resource_s(self) -> float:
+        """Time spent waiting for a permit or for room."""
+        return seconds(sum(row.wait_ticks for row in self.resources), self.process.tick_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as one JSON object, schema `tracedthread.report/1`."""
+        totals, tick_s = self.totals, self.process.tick_s
+        return {
+            "schema": SCHEMA,
+            "process": self.process.to_dict(),
+            "totals": {
+                "acquisitions": totals.acquisitions,
+                "contended": totals.contended,
+                "timeouts": totals.timeouts,
+                "wait_s": seconds(totals.wait_ticks, tick_s),
+                "own_gil_s": seconds(totals.own_gil_ticks, tick_s),
+                "blame_s": 0.0,
+                "gil_s": seconds(totals.gil_ticks, tick_s),
+                "handoff_s": seconds(totals.handoff_ticks, tick_s),
+                "hold_s": seconds(totals.hold_ticks, tick_s),
+                "idle_s": self.idle_s,
+                "resource_s": self.resource_s,
+                "lost": dict(self.lost),
+            },
+            "locks": [row.to_dict() for row in self.locks],
+            "idle": [row.to_dict() for row in self.idle],
+            "resources": [{**row.to_dict(), "waker": ""} for row in self.resources],
+            "threads": [row.to_dict() for row in self.threads],
+            "uncovered": [row.to_dict() for row in self.uncovered],
+        }
+
+
+def subtract(after: Profile, before: Profile) -> Profile:
+    """
+    What happened between two profiles of one recording.
+
+    Counts, sums and histograms are exact. Maxima that did not grow are bounded from above: those of locks to within
+    12.5 %, those of a single stack by the time it waited. A thread's processor time is given only if the thread both
+    started and ended in between.
+
+    Raises:
+        ValueError: The profiles are of different recordings.
+    """
+    if (after.process.pid, after.process.start_ticks) != (before.process.pid, before.process.start_ticks):
+        raise ValueError("the profiles are of different recordings")
+    tick_s, elapsed = after.process.tick_s, before.process.duration_ticks
+    return Profile(
+        process=replace(
+            after.process,
+            started_ns=after.process.started_ns + round(elapsed * tick_s * 1e9),
+            start_ticks=after.process.start_ticks + elapsed,
+            duration_ticks=max(0, after.process.duration_ticks - elapsed),
+            paused_ticks=max(0, after.process.paused_ticks - before.process.paused_ticks),
+        ),
+        locks=_sorted_locks(_subtract_locks(after.locks, before.locks, tick_s)),
+        idle=_sorted_waits(_subtract_waits(after.idle, before.idle)),
+        resources=_sorted_waits(_subtract_waits(after.resources, before.resources)),
+        threads=_sorted_threads(_subtract_threads(after.threads, before)),
+        uncovered=after.uncovered,
+        lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
+    )
+
+
+def _read_rows(capture: Capture) -> tuple[list[LockRow], list[WaitRow], list[WaitRow]]:
+    """The locks, the idle waits and the waits for resources, unsorted."""
+    tick_s = capture.tick_s
+    sites = [_lock_row(capture, index, site) for index, site in enumerate(capture.sites())]
+    contention: dict[int, list[WaitRow]] = {}
+    idle: list[WaitRow] = []
+    resources: list[WaitRow] = []
+    has_other = False
+    for index, cell in enumerate(capture.cells()):
+        if cell.waits == 0:
+            continue
+        is_other = index < len(layout.KINDS)
+        kind = layout.KINDS[index if is_other else cell.kind]
+        row = WaitRow(
+            kind=kind,
+            lock=sites[cell.site].name if sites and not is_other else "",
+            stack=capture.stack(cell.stack),
+            count=cell.waits,
+            wait_ticks=cell.wait_ticks,
+            own_gil_ticks=cell.own_gil_ticks,
+            max_ticks=cell.max_ticks,
+            timeouts=cell.timeouts,
+            interrupted=cell.interrupted,
+            tick_s=tick_s,
+        )
+        if kind not in layout.CONTENTION_KINDS:
+            (resources if kind in layout.RESOURCE_KINDS else idle).append(row)
+        elif is_other:
+            has_other = True  # which locks these were for is what is missing of their sites' sums
+        else:
+            contention.setdefault(cell.site, []).append(row)
+    rows = []
+    for index, (lock, stats) in enumerate(zip(sites, capture.stats())):
+        if index in (layout.SITE_UNRECORDED, layout.SITE_WAITER):
+            continue
+        fields = stats._asdict()
+        del fields["reserved"]
+        hold = Histogram.from_bytes(fields.pop("hold_histogram"))
+        wait = Histogram.from_bytes(fields.pop("wait_histogram"))
+        used = replace(lock, stats=Stats(**fields, hold=hold, wait=wait), waits=tuple(contention.get(index, ())))
+        if used.stats or used.waits:
+            rows.append(_with_other_waits(used) if has_other else used)
+    return _merge_locks(rows), _merge_waits(idle), _merge_waits(resources)
+
+
+def _lock_row(capture: Capture, index: int, site: layout.SiteRecord) -> LockRow:
+    created = Frame(capture.string(site.function), capture.string(site.file), site.line)
+    name = capture.string(site.name)
+    if index < layout.SITE_FIRST:
+        name, created = (OTHER, NOWHERE) if index == layout.SITE_OTHER else ("", created)
+    return LockRow(name, layout.LOCK_TYPES[site.type], created, Stats(), (), capture.tick_s)
+
+
+def _with_other_waits(lock: LockRow) -> LockRow:
+    """Adds what the lock's waits lack of its sums, which is in the `(other)` cells."""
+    stats = lock.stats
+
+    def missing(of_stats: str, of_waits: str) -> int:
+        counted: int = getattr(stats, of_stats)
+        have: int = sum(getattr(wait, of_waits) for wait in lock.waits)
+        return max(0, counted - have)
+
+    other = WaitRow(
+        kind=lock.type,
+        lock=lock.name,
+        stack=(),
+        count=missing("contended", "count"),
+        wait_ticks=missing("wait_ticks", "wait_ticks"),
+        own_gil_ticks=missing("own_gil_ticks", "own_gil_ticks"),
+        max_ticks=min(stats.wait_max_ticks, missing("wait_ticks", "wait_ticks")),
+        timeouts=missing("timeouts", "timeouts"),
+        interrupted=missing("interrupted", "interrupted"),
+        tick_s=lock.tick_s,
+    )
+    return replace(lock, waits=(*lock.waits, other)) if other.count else lock
+
+
+def _read_threads(capture: Capture) -> Iterable[ThreadRow]:
+    first, end = capture.header.first_ticks, capture.end_ticks
+    for index, record in enumerate(capture.threads()):
+        counted = record.wait_ticks or record.idle_ticks or record.resource_ticks
+        if not counted and (index == 0 or record.state == layout.THREAD_FREE):
+            continue
+        began = record.run_ticks or record.start_ticks
+        yield ThreadRow(
+            ident=record.ident,
+            native_id=record.native_id,
+            name=capture.string(record.name) if index else OTHER,
+            function=capture.string(record.function) if index else OTHER,
+            alive=index > 0 and record.end_ticks == 0 and capture.state == "running",
+            start_ticks=record.start_ticks,
+            end_ticks=record.end_ticks,
+            started_ticks=max(0, record.start_ticks - first) if index else 0,
+            latency_ticks=max(0, record.run_ticks - record.start_ticks) if record.run_ticks else 0,
+            lifetime_ticks=max(0, (record.end_ticks or end) - began) if index else 0,
+            cpu_ns=record.cpu_ns,
+            wait_ticks=record.wait_ticks,
+            idle_ticks=record.idle_ticks,
+            resource_ticks=record.resource_ticks,
+            own_gil_ticks=record.own_gil_ticks,
+            tick_s=capture.tick_s,
+        )
+
+
+def _read_uncovered(capture: Capture) -> Iterable[Uncovered]:
+    for note in capture.notes():
+        what, count, where = note.get("what"), note.get("count"), note.get("where")
+        if not isinstance(what, str) or not isinstance(count, int) or not isinstance(where, list):
+            continue
+        # JSON can spell half of a surrogate pair, which no output can encode.
+        what, *names = (text.encode("utf-8", "replace").decode() for text in (what, *map(str, where)))
+        yield Uncovered(what, int(count), tuple(names))
+
+
+class _Keyed(Protocol):
+    @property
+    def key(self) -> Hashable: ...
+
+
+_Row = TypeVar("_Row", bound=_Keyed)
+
+
+def _merge(rows: Iterable[_Row], add: Callable[[_Row, _Row], _Row]) -> list[_Row]:
+    merged: dict[Hashable, _Row] = {}
+    for row in rows:
+        known = merged.get(row.key)
+        merged[row.key] = row if known is None else add(known, row)
+    return list(merged.values())
+
+
+def _merge_waits(rows: Iterable[WaitRow]) -> list[WaitRow]:
+    return _merge(rows, WaitRow.__add__)
+
+
+def _merge_locks(rows: Iterable[LockRow]) -> list[LockRow]:
+    # A line that is run again from new code (a reloaded module, exec) is a new site, but the same place.
+    merged = _merge(rows, lambda one, two: replace(one, stats=one.stats + two.stats, waits=one.waits + two.waits))
+    return [replace(row, waits=_sorted_waits(_merge_waits(row.waits))) for row in merged]
+
+
+def _subtract_waits(after: Iterable[WaitRow], before: Iterable[WaitRow]) -> list[WaitRow]:
+    known = {row.key: row for row in before}
+    rows = [row.since(known[row.key]) if row.key in known else row for row in after]
+    return [row for row in rows if row.count]
+
+
+def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s: float) -> list[LockRow]:
+    known = {row.key: row for row in before}
+    rows = []
+    for row in after:
+        if row.key in known:
+            old = known[row.key]
+            waits = _sorted_waits(_subtract_waits(row.waits, old.waits))
+            row = replace(row, stats=row.stats.since(old.stats, tick_s), waits=waits)
+        if row.stats:
+            rows.append(row)
+    return rows
+
+
+def _subtract_threads(after: Iterable[ThreadRow], before: Profile) -> Iterable[ThreadRow]:
+    known = {row.key: row for row in before.threads}
+    elapsed = before.process.duration_ticks
+    for row in after:
+        old = known.get(row.key)
+        if old is None:
+            yield replace(row, started_ticks=max(0, row.started_ticks - elapsed))
+        elif old.end_ticks == 0:
+            yield replace(
+                row,
+                started_ticks=0,
+                latency_ticks=0,
+                lifetime_ticks=max(0, row.lifetime_ticks - old.lifetime_ticks),
+                cpu_ns=0,
+                wait_ticks=max(0, row.wait_ticks - old.wait_ticks),
+                idle_ticks=max(0, row.idle_ticks - old.idle_ticks),
+                resource_ticks=max(0, row.resource_ticks - old.resource_ticks),
+                own_gil_ticks=max(0, row.own_gil_ticks - old.own_gil_ticks),
+            )
+
+
+def _sorted_locks(rows: Iterable[LockRow]) -> tuple[LockRow, ...]:
+    return tuple(sorted(rows, key=lambda row: (-row.stats.wait_ticks, -row.stats.hold_ticks, row.name)))
+
+
+def _sorted_waits(rows: Iterable[WaitRow]) -> tuple[WaitRow, ...]:
+    return tuple(sorted(rows, key=lambda row: (-row.wait_ticks, -row.count, row.kind, row.stack)))
+
+
+def _sorted_threads(rows: Iterable[ThreadRow]) -> tuple[ThreadRow, ...]:
+    return tuple(sorted(rows, key=lambda row: (-row.wait_ticks, -row.lifetime_ticks, row.start_ticks, row.name)))

@@ -1,0 +1,384 @@
+"""
+The rows of a profile: frozen values that can be added (rows of one place) and subtracted (two moments of one program).
+
+Times are kept in clock ticks, so that sums and differences are exact; `tick_s` turns them into seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tracedthread.capture import Frame
+from tracedthread.histogram import EMPTY, Histogram
+
+OTHER = "(other)"
+NOWHERE = Frame(OTHER, "", 0)
+
+_SUMS = (
+    "created",
+    "destroyed",
+    "acquisitions",
+    "contended",
+    "timeouts",
+    "interrupted",
+    "failed_tries",
+    "hold_ticks",
+    "wait_ticks",
+    "own_gil_ticks",
+    "gil_ticks",
+    "handoff_ticks",
+)
+
+
+def seconds(ticks: float, tick_s: float) -> float:
+    """Ticks as seconds, to the nanosecond."""
+    return round(ticks * tick_s, 9)
+
+
+def max_since(after: int, before: int, bound: float) -> int:
+    """
+    The maximum of what came after a moment.
+
+    Args:
+        after: The maximum of everything.
+        before: The maximum up to that moment.
+        bound: What came after the moment is known not to exceed this.
+    """
+    return after if after > before else int(min(after, bound))
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Everything counted about the locks of one site. The fields are those of tt_site_stats."""
+
+    created: int = 0
+    destroyed: int = 0
+    acquisitions: int = 0
+    contended: int = 0
+    timeouts: int = 0
+    interrupted: int = 0
+    failed_tries: int = 0
+    hold_ticks: int = 0
+    hold_max_ticks: int = 0
+    wait_ticks: int = 0
+    wait_max_ticks: int = 0
+    own_gil_ticks: int = 0
+    gil_ticks: int = 0
+    handoff_ticks: int = 0
+    waiters: int = 0
+    hold: Histogram = EMPTY
+    wait: Histogram = EMPTY
+
+    def __bool__(self) -> bool:
+        return bool(self.created or self.acquisitions or self.contended or self.failed_tries or self.waiters)
+
+    def __add__(self, other: Stats) -> Stats:
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
+        return Stats(
+            **sums,
+            hold_max_ticks=max(self.hold_max_ticks, other.hold_max_ticks),
+            wait_max_ticks=max(self.wait_max_ticks, other.wait_max_ticks),
+            waiters=self.waiters + other.waiters,
+            hold=self.hold + other.hold,
+            wait=self.wait + other.wait,
+        )
+
+    def since(self, before: Stats, tick_s: float) -> Stats:
+        """
+        What was counted after `before`.
+
+        Counts, sums and histograms are exact. A maximum is exact if it grew; else it is the upper edge of the highest
+        bucket that grew, too high by at most 12.5 %. `created` counts every lock that existed at some time since then.
+        """
+        sums = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
+        sums["created"] = max(0, self.created - before.destroyed)
+        hold, wait = self.hold - before.hold, self.wait - before.wait
+        hold_bound = min(hold.bound_ns() * 1e-9 / tick_s, sums["hold_ticks"])
+        wait_bound = min(wait.bound_ns() * 1e-9 / tick_s, sums["wait_ticks"])
+        return Stats(
+            **sums,
+            hold_max_ticks=max_since(self.hold_max_ticks, before.hold_max_ticks, hold_bound),
+            wait_max_ticks=max_since(self.wait_max_ticks, before.wait_max_ticks, wait_bound),
+            waiters=self.waiters,
+            hold=hold,
+            wait=wait,
+        )
+
+
+@dataclass(frozen=True)
+class WaitRow:
+    """
+    Waits of one kind from one stack.
+
+    Args:
+        kind: As in `layout.KINDS`.
+        lock: Name of the lock; of the Condition's own lock for waits on a condition; empty if not known.
+        stack: The waiter's, innermost first.
+    """
+
+    kind: str
+    lock: str
+    stack: tuple[Frame, ...]
+    count: int
+    wait_ticks: int
+    own_gil_ticks: int
+    max_ticks: int
+    timeouts: int
+    interrupted: int
+    tick_s: float
+
+    @property
+    def key(self) -> Hashable:
+        """Rows with the same key are one."""
+        return self.kind, self.lock, self.stack
+
+    @property
+    def frame(self) -> Frame:
+        """Where the wait was."""
+        return self.stack[0] if self.stack else NOWHERE
+
+    @property
+    def wait_s(self) -> float:
+        """All the waits together."""
+        return seconds(self.wait_ticks, self.tick_s)
+
+    @property
+    def own_gil_s(self) -> float:
+        """The part during which the lock was free for the waiter, but the GIL was not."""
+        return seconds(self.own_gil_ticks, self.tick_s)
+
+    @property
+    def max_s(self) -> float:
+        """The longest one."""
+        return seconds(self.max_ticks, self.tick_s)
+
+    def __add__(self, other: WaitRow) -> WaitRow:
+        return replace(
+            self,
+            count=self.count + other.count,
+            wait_ticks=self.wait_ticks + other.wait_ticks,
+            own_gil_ticks=self.own_gil_ticks + other.own_gil_ticks,
+            max_ticks=max(self.max_ticks, other.max_ticks),
+            timeouts=self.timeouts + other.timeouts,
+            interrupted=self.interrupted + other.interrupted,
+        )
+
+    def since(self, before: WaitRow) -> WaitRow:
+        """What was counted after `before`; a maximum that did not grow is bounded by the time waited since then."""
+        wait_ticks = max(0, self.wait_ticks - before.wait_ticks)
+        return replace(
+            self,
+            count=max(0, self.count - before.count),
+            wait_ticks=wait_ticks,
+            own_gil_ticks=max(0, self.own_gil_ticks - before.own_gil_ticks),
+            max_ticks=max_since(self.max_ticks, before.max_ticks, wait_ticks),
+            timeouts=max(0, self.timeouts - before.timeouts),
+            interrupted=max(0, self.interrupted - before.interrupted),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `waits`, `idle` or `resources`."""
+        return {
+            "kind": self.kind,
+            "function": self.frame.function,
+            "file": self.frame.file,
+            "path": self.frame.path,
+            "line": self.frame.line,
+            "lock": self.lock,
+            "count": self.count,
+            "wait_s": self.wait_s,
+            "own_gil_s": self.own_gil_s,
+            "max_s": self.max_s,
+            "timeouts": self.timeouts,
+            "stack": [str(frame) for frame in self.stack],
+        }
+
+
+@dataclass(frozen=True)
+class LockRow:
+    """
+    The locks created at one place under one name.
+
+    Args:
+        name: As in `PriceCache._lock`, or `(other)`.
+        type: `lock` or `rlock`.
+        created: The function and the line that create them.
+        waits: Who waited for them, worst first. Waits that no longer fitted their section are one `(other)` row.
+    """
+
+    name: str
+    type: str
+    created: Frame
+    stats: Stats
+    waits: tuple[WaitRow, ...]
+    tick_s: float
+
+    @property
+    def key(self) -> Hashable:
+        """Rows with the same key are one."""
+        return self.name, self.type, self.created
+
+    @property
+    def wait_s(self) -> float:
+        """Time that threads waited for these locks."""
+        return seconds(self.stats.wait_ticks, self.tick_s)
+
+    @property
+    def wait_max_s(self) -> float:
+        """The longest wait."""
+        return seconds(self.stats.wait_max_ticks, self.tick_s)
+
+    @property
+    def own_gil_s(self) -> float:
+        """The part of `wait_s` during which the lock was free for the waiter, but the GIL was not."""
+        return seconds(self.stats.own_gil_ticks, self.tick_s)
+
+    @property
+    def hold_s(self) -> float:
+        """Time that these locks were held."""
+        return seconds(self.stats.hold_ticks, self.tick_s)
+
+    @property
+    def hold_max_s(self) -> float:
+        """The longest hold."""
+        return seconds(self.stats.hold_max_ticks, self.tick_s)
+
+    def wait_quantile_s(self, fraction: float) -> float:
+        """The wait that `fraction` of the waits do not exceed, off by at most 12.5 %."""
+        return round(self.stats.wait.quantile_ns(fraction, self.wait_max_s * 1e9) * 1e-9, 9)
+
+    def hold_quantile_s(self, fraction: float) -> float:
+        """The hold that `fraction` of the holds do not exceed, off by at most 12.5 %."""
+        return round(self.stats.hold.quantile_ns(fraction, self.hold_max_s * 1e9) * 1e-9, 9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `locks`."""
+        stats = self.stats
+        return {
+            "name": self.name,
+            "type": self.type,
+            "created": {
+                "file": self.created.file,
+                "path": self.created.path,
+                "line": self.created.line,
+                "function": self.created.function,
+            },
+            "instances": stats.created,
+            "acquisitions": stats.acquisitions,
+            "contended": stats.contended,
+            "timeouts": stats.timeouts,
+            "interrupted": stats.interrupted,
+            "failed_tries": stats.failed_tries,
+            "waiting": stats.waiters,
+            "wait_s": self.wait_s,
+            "wait_max_s": self.wait_max_s,
+            "wait_p50_s": self.wait_quantile_s(0.5),
+            "wait_p99_s": self.wait_quantile_s(0.99),
+            "own_gil_s": self.own_gil_s,
+            "hold_s": self.hold_s,
+            "hold_max_s": self.hold_max_s,
+            "hold_p50_s": self.hold_quantile_s(0.5),
+            "hold_p99_s": self.hold_quantile_s(0.99),
+            "gil_s": seconds(stats.gil_ticks, self.tick_s),
+            "handoff_s": seconds(stats.handoff_ticks, self.tick_s),
+            "waits": [wait.to_dict() for wait in self.waits],
+            "blame": [],
+        }
+
+
+@dataclass(frozen=True)
+class ThreadRow:
+    """
+    One thread, or `(other)`: those that found no slot.
+
+    Args:
+        started_ticks: From the start of the profile to the thread's start.
+        latency_ticks: From the call that started it to its first instruction; 0 if that is not known.
+        lifetime_ticks: How long it has run.
+        cpu_ns: Processor time, known when the thread has ended; 0 before.
+    """
+
+    ident: int
+    native_id: int
+    name: str
+    function: str
+    alive: bool
+    start_ticks: int
+    end_ticks: int
+    started_ticks: int
+    latency_ticks: int
+    lifetime_ticks: int
+    cpu_ns: int
+    wait_ticks: int
+    idle_ticks: int
+    resource_ticks: int
+    own_gil_ticks: int
+    tick_s: float
+
+    @property
+    def key(self) -> Hashable:
+        """Rows with the same key are one."""
+        return self.ident, self.native_id, self.start_ticks
+
+    @property
+    def wait_s(self) -> float:
+        """Contention."""
+        return seconds(self.wait_ticks, self.tick_s)
+
+    @property
+    def idle_s(self) -> float:
+        """Waiting for work."""
+        return seconds(self.idle_ticks, self.tick_s)
+
+    @property
+    def resource_s(self) -> float:
+        """Waiting for a permit or for room."""
+        return seconds(self.resource_ticks, self.tick_s)
+
+    @property
+    def own_gil_s(self) -> float:
+        """Waiting for the GIL with the lock already obtained."""
+        return seconds(self.own_gil_ticks, self.tick_s)
+
+    @property
+    def lifetime_s(self) -> float:
+        """How long it has run."""
+        return seconds(self.lifetime_ticks, self.tick_s)
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time, known when the thread has ended; 0 before."""
+        return round(self.cpu_ns * 1e-9, 9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `threads`."""
+        return {
+            "ident": self.ident,
+            "native_id": self.native_id,
+            "name": self.name,
+            "function": self.function,
+            "alive": self.alive,
+            "started_s": seconds(self.started_ticks, self.tick_s),
+            "start_latency_s": seconds(self.latency_ticks, self.tick_s),
+            "lifetime_s": self.lifetime_s,
+            "cpu_s": self.cpu_s,
+            "wait_s": self.wait_s,
+            "idle_s": self.idle_s,
+            "resource_s": self.resource_s,
+            "own_gil_s": self.own_gil_s,
+        }
+
+
+@dataclass(frozen=True)
+class Uncovered:
+    """Locks that are not recorded."""
+
+    what: str
+    count: int
+    where: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `uncovered`."""
+        return {"what": self.what, "count": self.count, "where": list(self.where)}
