@@ -261,7 +261,7 @@ class Capture:
         if reference == 0:
             return Frame("(unknown)", "", 0)
         record = layout.FRAME.read(self._data[layout.FRAMES], reference * self.sections[layout.FRAMES].record_size)
-        return Frame(self.string(record.function), self.string(record.file), record.line)
+        return Frame(self.string(record.function) or "(unknown)", self.string(record.file), record.line)
 
     def sites(self) -> list[layout.SiteRecord]:
         """Every site, by index."""

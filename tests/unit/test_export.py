@@ -94,11 +94,19 @@ def test_width_is_a_hundred_columns_without_a_terminal(monkeypatch: pytest.Monke
     assert 90 < max(map(len, text(profile(cb.example())).splitlines())) <= 100
 
 
-def test_narrow_terminal_loses_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.parametrize("columns", [40, 60, 80, 99, 100, 200])
+def test_narrow_terminal_has_fewer_columns_but_whole_names_and_numbers(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
     terminal = Terminal()
     render(profile(cb.example()), "text", terminal)
-    assert "12,045" in terminal.getvalue()
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    table = next(line for line in lines if line.startswith("PriceCache._lock  "))
+    assert " 3.9 s" in table
+    assert (" 5.5 s" in table, "958 ns" in table) == (columns >= 80, columns >= 98)
 
 
 def test_first_sentence_names_the_worst_wait() -> None:

@@ -28,6 +28,23 @@ MAX_FRAMES = 6
 MAX_IDLE = 8
 MAX_THREADS = 10
 
+# The columns of the table of locks, with the room they need.
+_NAME_WIDTH = 20
+_COLUMNS = {
+    "acquisitions": ("acq", 8),
+    "contended": ("busy", 7),
+    "wait": ("wait", 8),
+    "wait p50": ("p50", 8),
+    "wait p99": ("p99", 8),
+    "wait max": ("max", 8),
+    "hold": ("hold", 8),
+    "hold p99": ("p99", 8),
+    "hold max": ("max", 8),
+    "gil": ("GIL", 6),
+}
+# What goes first where there is no room for all.
+_LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
+
 # A capture names what the program named. None of it may steer the terminal.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
@@ -114,39 +131,23 @@ class _Report:
         if not locks:
             return
         self._section("Locks, by time waited")
-        table = _table("lock", "acq", "busy", "wait", "p50", "p99", "max", "hold", "p99", "max", "GIL")
+        columns = _fitting(self.console.width)
+        table = _table("lock", *(_COLUMNS[column][0] for column in columns))
         table.columns[0].overflow = "fold"
         for lock in locks[:MAX_LOCKS]:
-            table.add_row(*self._lock_cells(lock))
+            cells = _lock_cells(lock)
+            table.add_row(_lock_name(lock), *(cells[column] for column in columns))
         self.console.print(table)
-        self.console.print(
-            Text(
-                "acq: acquisitions; busy: how many had to wait; wait, hold: all together, then 50 %, 99 % and all are "
-                "at most this; GIL: of the wait, lock free but GIL not",
-                style="dim",
-            )
+        legend = (
+            "acq: acquisitions; busy: how many had to wait; wait, hold: all together, then 50 %, 99 % and all are at "
         )
+        legend += "most this; GIL: of the wait, lock free but GIL not"
+        self.console.print(Text(legend, style="dim"))
         rest = [lock for lock in self.profile.locks if lock not in locks[:MAX_LOCKS]]
         if rest:
             contended = sum(lock.stats.contended for lock in rest)
             waited = f"{count(contended, 'wait')}, {duration(sum(lock.wait_s for lock in rest))}" if contended else ""
             self.console.print(Text(f"and {count(len(rest), 'more lock')}: {waited or 'nobody waited'}", style="dim"))
-
-    def _lock_cells(self, lock: LockRow) -> list[Text]:
-        stats = lock.stats
-        name = Text(_clean(lock.name) or "(unnamed)", style="bold")
-        if lock.name != OTHER:
-            many = f" ×{stats.created:,}" if stats.created > 1 else ""
-            name.append(f"\n{_clean(lock.created.file)}:{lock.created.line}{many}", style="dim not bold")
-        cells = [name, Text(f"{stats.acquisitions:,}"), Text(percent(stats.contended, _tries(lock)))]
-        if stats.contended:
-            waits = [lock.wait_s, lock.wait_quantile_s(0.5), lock.wait_quantile_s(0.99), lock.wait_max_s]
-            cells += [Text(duration(value), style=_heat(value)) for value in waits]
-        else:
-            cells += [Text("-", style="dim")] * 4
-        cells += [Text(duration(value)) for value in (lock.hold_s, lock.hold_quantile_s(0.99), lock.hold_max_s)]
-        cells.append(Text(percent(lock.own_gil_s, lock.wait_s)) if stats.contended else Text("-", style="dim"))
-        return cells
 
     def _waits(self) -> None:
         waits = [(wait, lock) for lock in self.profile.locks for wait in lock.waits]
@@ -255,6 +256,42 @@ def _table(*headers: str, numbers: tuple[int, ...] = ()) -> Table:
         right = index in numbers if numbers else index > 0
         table.add_column(header, justify="right" if right else "left", no_wrap=right)
     return table
+
+
+def _fitting(width: int) -> list[str]:
+    """The columns of the table of locks for which there is room."""
+    columns = list(_COLUMNS)
+    for column in _LESS:
+        if _NAME_WIDTH + sum(_COLUMNS[name][1] for name in columns) <= width:
+            break
+        columns.remove(column)
+    return columns
+
+
+def _lock_name(lock: LockRow) -> Text:
+    name = Text(_clean(lock.name) or "(unnamed)", style="bold")
+    if lock.name != OTHER:
+        many = f" ×{lock.stats.created:,}" if lock.stats.created > 1 else ""
+        name.append(f"\n{_clean(lock.created.file)}:{lock.created.line}{many}", style="dim not bold")
+    return name
+
+
+def _lock_cells(lock: LockRow) -> dict[str, Text]:
+    stats = lock.stats
+    waits = {
+        "wait": lock.wait_s,
+        "wait p50": lock.wait_quantile_s(0.5),
+        "wait p99": lock.wait_quantile_s(0.99),
+        "wait max": lock.wait_max_s,
+    }
+    holds = {"hold": lock.hold_s, "hold p99": lock.hold_quantile_s(0.99), "hold max": lock.hold_max_s}
+    cells = {"acquisitions": Text(f"{stats.acquisitions:,}"), "contended": Text(percent(stats.contended, _tries(lock)))}
+    cells.update({name: Text(duration(value), style=_heat(value)) for name, value in waits.items()})
+    cells.update({name: Text(duration(value)) for name, value in holds.items()})
+    cells["gil"] = Text(percent(lock.own_gil_s, lock.wait_s))
+    if not stats.contended:
+        cells.update(dict.fromkeys([*waits, "gil"], Text("-", style="dim")))
+    return cells
 
 
 def _tries(lock: LockRow) -> int:
