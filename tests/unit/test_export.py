@@ -22,7 +22,7 @@ from tracedthread.capture import Capture
 from tracedthread.commands import report
 from tracedthread.export import FORMATS, render
 from tracedthread.export.findings import findings
-from tracedthread.export.units import count, duration, percent
+from tracedthread.export.units import count, duration, percent, short
 from tracedthread.profile import Profile
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -180,6 +180,7 @@ def test_shares_and_counts_read_well() -> None:
     shares = [(0, "0"), (1, "<0.1 %"), (9, "0.1 %"), (94, "0.9 %"), (96, "1 %"), (200, "2 %"), (9_999, "99 %")]
     assert [percent(part, 10_000) for part, _ in shares] == [expected for _, expected in shares]
     assert (percent(7, 7), percent(1, 0)) == ("100 %", "0")
+    assert [short(number) for number in (0, 999_999, 3_440_000, 12 * 10**9)] == ["0", "999,999", "3.4 M", "12 G"]
     assert (count(1, "wait"), count(4500, "wait")) == ("1 wait", "4,500 waits")
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracedthread.export.findings import findings, is_held_long, summed_by_place
-from tracedthread.export.units import count, duration, percent
+from tracedthread.export.units import count, duration, percent, short
 from tracedthread.profile import Profile
 from tracedthread.rows import OTHER, LockRow, WaitRow
 
@@ -138,10 +138,7 @@ class _Report:
             cells = _lock_cells(lock)
             table.add_row(_lock_name(lock), *(cells[column] for column in columns))
         self.console.print(table)
-        legend = (
-            "acq: acquisitions; busy: how many had to wait; wait, hold: all together, then 50 %, 99 % and all are at "
-        )
-        legend += "most this; GIL: of the wait, lock free but GIL not"
+        legend = "busy: had to wait. p50, p99: half, 99 % are at most this. GIL: of the wait, lock free but GIL not."
         self.console.print(Text(legend, style="dim"))
         rest = [lock for lock in self.profile.locks if lock not in locks[:MAX_LOCKS]]
         if rest:
@@ -201,7 +198,7 @@ class _Report:
                 where.append(f" {_clean(row.frame.file)}:{row.frame.line}", style="dim")
             if row.lock:
                 where.append(f"  {_clean(row.lock)}", style="dim")
-            table.add_row(duration(row.wait_s), row.kind, f"{row.count:,}", duration(row.max_s), where)
+            table.add_row(duration(row.wait_s), row.kind, short(row.count), duration(row.max_s), where)
         self.console.print(table)
         if len(places) > MAX_IDLE:
             rest = sum(row.wait_s for row in places[MAX_IDLE:])
@@ -285,7 +282,7 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
         "wait max": lock.wait_max_s,
     }
     holds = {"hold": lock.hold_s, "hold p99": lock.hold_quantile_s(0.99), "hold max": lock.hold_max_s}
-    cells = {"acquisitions": Text(f"{stats.acquisitions:,}"), "contended": Text(percent(stats.contended, _tries(lock)))}
+    cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, _tries(lock)))}
     cells.update({name: Text(duration(value), style=_heat(value)) for name, value in waits.items()})
     cells.update({name: Text(duration(value)) for name, value in holds.items()})
     cells["gil"] = Text(percent(lock.own_gil_s, lock.wait_s))

@@ -34,3 +34,12 @@ def percent(part: float, whole: float) -> str:
 def count(number: int, what: str) -> str:
     """`1 wait`, `45 waits`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def short(number: int) -> str:
+    """A count for a table, seven characters at most up to 10^15: `12,045`, `3.4 M`."""
+    for factor, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
+        if number >= factor:
+            value = number / factor
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{number:,}"
