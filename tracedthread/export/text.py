@@ -181,9 +181,9 @@ class _Report:
         library = _LIBRARY.match(path)
         if library:
             return path[library.end() :]
-        for base, short in ((self.here, ""), (self.home, "~/")):
+        for base, shown in ((self.here, ""), (self.home, "~/")):
             if base != "/" and path.startswith(base + "/"):
-                return short + path[len(base) + 1 :]
+                return shown + path[len(base) + 1 :]
         return PurePath(path).name
 
     def _idle(self, title: str, rows: Iterable[WaitRow]) -> None:
