@@ -1,0 +1,43 @@
+// The functions that Python calls through cffi: control and reading, never a hot path (each call drops the GIL).
+#ifndef TT_ABI_H
+#define TT_ABI_H
+#include <stdint.h>
+#include <stddef.h>
+
+// How many records each section gets (bytes for strings). Zero: the default.
+typedef struct tt_sizes {
+    uint32_t strings, frames, stacks, sites, cells, threads, events;
+} tt_sizes;
+
+// Maps the process's capture: a new file at `path` (0600, never through a symlink, never over an existing one unless
+// `force`), or a memfd when `path` is NULL. At most one per process; in a forked child it replaces the private one.
+// Returns 0, or -1 with a one-line reason in tt_capture_error().
+int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const char *program, const char *python);
+const char *tt_capture_error(void);
+
+// The mapped capture, NULL before tt_capture_open, and its length in bytes.
+const void *tt_capture_base(void);
+uint64_t tt_capture_size(void);
+uint64_t tt_capture_size_for(const tt_sizes *sizes);
+
+// Starts or stops counting. Locks work either way. Waits and holds in progress at a change are not counted.
+void tt_recording_set(int on);
+int tt_recording_get(void);
+
+// Waits of at least this long also become events (nanoseconds; default 1 ms).
+void tt_event_threshold_set(uint64_t ns);
+
+// Reads the three clocks into header.last.
+void tt_capture_anchor(void);
+// Adds a note (JSON, utf-8, `length` bytes). Returns 0, or -1 when the section is full (counted as lost).
+int tt_capture_note(const char *text, uint32_t length);
+// Marks the capture as ended in an orderly way.
+void tt_capture_finish(void);
+
+// The clock, for tests and benchmarks.
+uint64_t tt_clock_ticks(void);
+double tt_clock_ns_per_tick(void);
+uint32_t tt_clock_kind(void);
+uint32_t tt_histogram_index(uint64_t ns);
+uint32_t tt_abi_version(void);
+#endif

@@ -1,0 +1,190 @@
+// The capture: one memory-mapped segment that the native code writes and everything else only reads.
+//
+// This text is read by two compilers: C, and cffi (native/build.py strips the preprocessor lines for its cdef), so
+// it holds nothing but plain declarations. tracedthread/capture.py mirrors the layouts with `struct`; a test compares
+// every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
+//
+//   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes
+//
+// A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
+// fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow.
+#ifndef TT_CAPTURE_H
+#define TT_CAPTURE_H
+#include <stdint.h>
+
+enum {
+    TT_ABI = 1,
+    TT_HISTOGRAM_BUCKETS = 304,   // log-linear in ns, 8 buckets an octave: see tt_histogram_bucket in clock.h
+    TT_PAGE = 4096                // every section starts on a page
+};
+
+// Sections, in file order. New ones are added at the end; readers pass over those they do not know.
+enum tt_section_id {
+    TT_STRINGS = 0,   // bytes: {uint32 length; char utf8[length]} at a multiple of 4; reference = offset; 0 = ""
+    TT_FRAMES = 1,    // tt_frame; 0 = unknown
+    TT_STACKS = 2,    // tt_stack: a tree of call stacks; reference = innermost node; 0 = no stack (the root)
+    TT_SITES = 3,     // tt_site; see TT_SITE_*
+    TT_STATS = 4,     // tt_site_stats; same index as TT_SITES
+    TT_CELLS = 5,     // tt_wait_cell; the first TT_KINDS are the `(other)` cells, one a kind
+    TT_THREADS = 6,   // tt_thread_record; 0 = threads that found no slot
+    TT_EVENTS = 7,    // tt_event: a ring; `used` counts all ever written, the newest `capacity` remain
+    TT_NOTES = 8,     // bytes, laid out as TT_STRINGS: JSON objects {"what":, "count":, "where":[]}: what is not covered
+    TT_SECTIONS = 9
+};
+
+typedef struct tt_section {
+    uint64_t offset;        // from the start of the capture, bytes
+    uint64_t capacity;      // records (bytes for strings)
+    uint64_t used;          // records written (for the ring: ever written)
+    uint64_t lost;          // records that found no room (for the ring: always 0, see `used`)
+    uint32_t record_size;   // bytes a record; may grow by new trailing fields
+    uint32_t id;            // tt_section_id
+} tt_section;
+
+enum tt_state { TT_STATE_RUNNING = 1, TT_STATE_EXITED = 2 };
+enum tt_clock_source { TT_CLOCK_MONOTONIC = 0, TT_CLOCK_TSC = 1 };
+
+// One moment, read on the three clocks.
+typedef struct tt_anchor {
+    uint64_t ticks;
+    uint64_t monotonic_ns;   // CLOCK_MONOTONIC
+    uint64_t wall_ns;        // CLOCK_REALTIME, since 1970-01-01 UTC
+} tt_anchor;
+
+typedef struct tt_header {
+    uint8_t magic[8];          // "\x93TTC\r\n\x1a\n"
+    uint32_t abi;              // TT_ABI
+    uint32_t header_size;      // sizeof(tt_header)
+    uint64_t size;             // of the whole capture, bytes
+    uint32_t section_count;    // entries of tt_section that follow at header_size
+    uint32_t pid;
+    uint64_t process_start;    // field 22 of /proc/PID/stat: tells a reused pid from the same process
+    uint32_t state;            // tt_state
+    uint32_t clock_source;     // tt_clock_source
+    uint64_t ns_per_tick;      // fixed point 32.32, as calibrated at start; used for histograms
+    tt_anchor first;           // when the capture was opened
+    tt_anchor last;            // the newest: seconds = (ticks - first.ticks) * slope of the two anchors
+    uint64_t paused_ticks;     // time spent paused or unpatched, up to `last`
+    uint32_t generation;       // of forks: 0 in the process that started recording
+    uint32_t recording;        // 1 while events are being counted
+    char program[128];         // the program's name, no arguments; NUL-terminated utf-8
+    char python[64];           // "3.13.0"; NUL-terminated
+} tt_header;
+
+typedef struct tt_frame {
+    uint32_t file;       // string: co_filename
+    uint32_t function;   // string: qualified name
+    uint32_t line;       // 1-based; 0 = unknown
+    uint32_t reserved;
+} tt_frame;
+
+typedef struct tt_stack {
+    uint32_t caller;   // tt_stack: the frames outside this one; 0 = none
+    uint32_t frame;    // tt_frame
+} tt_stack;
+
+// Fixed sites. Locks of UNRECORDED and WAITER sites keep no counters.
+enum tt_site_id {
+    TT_SITE_UNRECORDED = 0,
+    TT_SITE_WAITER = 1,       // locks made by Condition.wait for its own waiting
+    TT_SITE_OTHER = 2,        // `(other)`: locks whose site found no room
+    TT_SITE_FIRST = 3
+};
+enum tt_lock_type { TT_LOCK = 0, TT_RLOCK = 1 };
+
+// Where locks are created. Holds identity only, so that a fork can copy it and start its counters at zero.
+typedef struct tt_site {
+    uint32_t name;       // string: "PriceCache._lock"
+    uint32_t file;       // string
+    uint32_t function;   // string: qualified name of the creating function
+    uint32_t line;
+    uint32_t type;       // tt_lock_type
+    uint32_t stack;      // tt_stack: who called the creating function first
+} tt_site;
+
+// Everything counted about the locks of one site. Exact.
+typedef struct tt_site_stats {
+    uint64_t created;
+    uint64_t destroyed;
+    uint64_t acquisitions;      // successful ones, of an RLock the outermost
+    uint64_t contended;         // waits of kinds lock and rlock, whatever their outcome
+    uint64_t timeouts;          // of those, ended by their timeout
+    uint64_t interrupted;       // of those, ended by an exception from a signal handler
+    uint64_t failed_tries;      // acquire(False) that found the lock held
+    uint64_t hold_ticks;
+    uint64_t hold_max_ticks;
+    uint64_t wait_ticks;
+    uint64_t wait_max_ticks;
+    uint64_t own_gil_ticks;     // part of wait_ticks: lock free for this waiter, GIL not
+    uint64_t gil_ticks;         // others waited because the owner waited for the GIL (not stamped yet: 0)
+    uint64_t handoff_ticks;     // waiters, but no owner (not stamped yet: 0)
+    uint64_t waiters;           // waiting now
+    uint64_t reserved;
+    uint64_t hold_histogram[304];   // TT_HISTOGRAM_BUCKETS
+    uint64_t wait_histogram[304];
+} tt_site_stats;
+
+// Contention: lock, rlock. Resource: semaphore, queue.put. The others are idle waiting.
+enum tt_kind {
+    TT_KIND_LOCK = 0,
+    TT_KIND_RLOCK = 1,
+    TT_KIND_CONDITION = 2,
+    TT_KIND_EVENT = 3,
+    TT_KIND_SEMAPHORE = 4,
+    TT_KIND_QUEUE_GET = 5,
+    TT_KIND_QUEUE_PUT = 6,
+    TT_KIND_BARRIER = 7,
+    TT_KIND_FUTURE = 8,
+    TT_KIND_JOIN = 9,
+    TT_KINDS = 10
+};
+
+// Waits of one kind, on the locks of one site, from one stack.
+typedef struct tt_wait_cell {
+    uint32_t site;    // of the lock; of the Condition's own lock for waits on a condition; 0 in `(other)` cells
+    uint32_t stack;   // of the waiter
+    uint32_t kind;    // tt_kind
+    uint32_t reserved;
+    uint64_t count;
+    uint64_t wait_ticks;
+    uint64_t own_gil_ticks;
+    uint64_t max_ticks;
+    uint64_t timeouts;
+    uint64_t interrupted;
+} tt_wait_cell;
+
+enum tt_thread_state { TT_THREAD_FREE = 0, TT_THREAD_STARTING = 1, TT_THREAD_RUNNING = 2, TT_THREAD_ENDED = 3 };
+
+typedef struct tt_thread_record {
+    uint64_t ident;          // threading.get_ident(); 0 in the row of threads that found no slot
+    uint64_t start_ticks;    // start_new_thread was called; first contact for threads not started by us
+    uint64_t run_ticks;      // the thread's first instruction; 0 = not started by us
+    uint64_t end_ticks;      // 0 = alive
+    uint64_t cpu_ns;         // at its end; 0 before
+    uint64_t wait_ticks;     // kinds lock, rlock
+    uint64_t idle_ticks;     // idle kinds
+    uint64_t resource_ticks; // kinds semaphore, queue.put
+    uint64_t own_gil_ticks;
+    uint32_t native_id;
+    uint32_t name;           // string
+    uint32_t function;       // string: qualified name of what it runs
+    uint32_t state;          // tt_thread_state
+} tt_thread_record;
+
+enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };
+
+// A wait longer than the threshold. `sequence` is written last: index + 1, or 0 while the record is being written.
+typedef struct tt_event {
+    uint64_t sequence;
+    uint64_t start_ticks;
+    uint64_t end_ticks;
+    uint64_t own_gil_ticks;
+    uint32_t site;
+    uint32_t stack;
+    uint32_t thread;    // tt_thread_record
+    uint16_t kind;      // tt_kind
+    uint16_t outcome;   // tt_outcome
+    uint64_t lock;      // address of the lock object, to tell instances apart
+    uint64_t reserved;
+} tt_event;
+#endif

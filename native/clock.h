@@ -1,0 +1,56 @@
+// The clock of holds and waits, and the histogram that times fall into.
+//
+// Ticks come from the TSC where the kernel itself keeps time with it (clocksource "tsc": constant rate, synchronous
+// between processors), else from CLOCK_MONOTONIC in nanoseconds.
+#ifndef TT_CLOCK_H
+#define TT_CLOCK_H
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+#include "capture.h"
+
+typedef struct tt_clock {
+    uint64_t ns_per_tick;   // fixed point 32.32
+    bool tsc;
+} tt_clock;
+extern tt_clock tt_the_clock;
+
+// Chooses the source and measures its rate. Called once, before anything is timed; takes up to 2 ms.
+void tt_clock_init(void);
+// Reads the three clocks at one moment (the tightest of a few tries).
+tt_anchor tt_clock_anchor(void);
+uint64_t tt_clock_monotonic_ns(void);
+
+static inline uint64_t tt_ticks(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_expect(tt_the_clock.tsc, 1)) return __rdtsc();
+#endif
+    return tt_clock_monotonic_ns();
+}
+
+// Ticks from `start` to `end`; zero when a processor's counter lags and the difference is negative.
+static inline uint64_t tt_elapsed(uint64_t start, uint64_t end)
+{
+    return (int64_t)(end - start) > 0 ? end - start : 0;
+}
+
+static inline uint64_t tt_ticks_to_ns(uint64_t ticks)
+{
+    return (uint64_t)(((unsigned __int128)ticks * tt_the_clock.ns_per_tick) >> 32);
+}
+
+// Buckets of one ns up to 8 ns, then eight an octave, so that an edge is at most 12.5 % above the one before and every
+// power of two is an edge: bucket b >= 8 starts at (8 + b % 8) << (b / 8 - 1). The last holds all from 15 * 2^36 ns.
+// Source: the layout of HdrHistogram (http://hdrhistogram.org) with three significant bits.
+static inline uint32_t tt_histogram_bucket(uint64_t ns)
+{
+    if (ns < 8) return (uint32_t)ns;
+    uint32_t exponent = 63u - (uint32_t)__builtin_clzll(ns);
+    uint32_t bucket = (exponent - 2) * 8 + (uint32_t)((ns >> (exponent - 3)) & 7);
+    return bucket < TT_HISTOGRAM_BUCKETS ? bucket : TT_HISTOGRAM_BUCKETS - 1;
+}
+#endif

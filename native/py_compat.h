@@ -1,0 +1,136 @@
+// What differs between CPython 3.10 and 3.15: walking frames, and a few names. Include it before anything of Python.
+//
+// Frames are read from the interpreter's own structures, not through PyThreadState_GetFrame: that makes a frame object
+// of every frame it passes (40 ns each, paid again when the function returns), and on 3.11 its allocation can run the
+// garbage collector, and so anybody's __del__, inside acquire().
+#ifndef TT_PY_COMPAT_H
+#define TT_PY_COMPAT_H
+#define PY_SSIZE_T_CLEAN
+#define Py_BUILD_CORE 1
+#include <Python.h>
+#if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x03100000
+#error "tracedthread knows CPython 3.10 to 3.15"
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+#include "internal/pycore_time.h"
+#endif
+#if PY_VERSION_HEX < 0x030B0000
+#include <frameobject.h>
+typedef PyFrameObject tt_pyframe;
+#else
+#include "internal/pycore_frame.h"
+#if PY_VERSION_HEX >= 0x030E0000
+#include "internal/pycore_interpframe.h"
+#endif
+typedef struct _PyInterpreterFrame tt_pyframe;
+#endif
+
+#if PY_VERSION_HEX < 0x030C0000
+#define PyUnstable_Code_GetExtra _PyCode_GetExtra
+#define PyUnstable_Code_SetExtra _PyCode_SetExtra
+#define PyUnstable_Eval_RequestCodeExtraIndex _PyEval_RequestCodeExtraIndex
+#endif
+
+// Frames that only mark where C called the interpreter have no code of their own.
+static inline tt_pyframe *tt_pyframe_visible(tt_pyframe *f)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    while (f && f->owner >= FRAME_OWNED_BY_INTERPRETER) f = f->previous;
+#elif PY_VERSION_HEX >= 0x030C0000
+    while (f && f->owner == FRAME_OWNED_BY_CSTACK) f = f->previous;
+#endif
+    return f;
+}
+
+static inline tt_pyframe *tt_pyframe_current(void)
+{
+    PyThreadState *ts = PyThreadState_Get();
+#if PY_VERSION_HEX < 0x030B0000
+    return ts->frame;
+#elif PY_VERSION_HEX < 0x030D0000
+    return tt_pyframe_visible(ts->cframe->current_frame);
+#else
+    return tt_pyframe_visible(ts->current_frame);
+#endif
+}
+
+static inline tt_pyframe *tt_pyframe_caller(tt_pyframe *f)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    return f->f_back;
+#else
+    return tt_pyframe_visible(f->previous);
+#endif
+}
+
+static inline PyCodeObject *tt_pyframe_code(tt_pyframe *f)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return f->f_code;
+#else
+    return _PyFrame_GetCode(f);
+#endif
+}
+
+// Byte offset of the instruction it executes.
+static inline int tt_pyframe_offset(tt_pyframe *f)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    int index = f->f_lasti;
+#else
+    int index = _PyInterpreterFrame_LASTI(f);
+#endif
+    return index > 0 ? index * (int)sizeof(_Py_CODEUNIT) : 0;
+}
+
+// The first local variable (`self` in a method), borrowed; NULL when unset.
+static inline PyObject *tt_pyframe_first_local(tt_pyframe *f)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    return f->f_localsplus[0];
+#elif PY_VERSION_HEX < 0x030E0000
+    return f->localsplus[0];
+#else
+    return PyStackRef_IsNull(f->localsplus[0]) ? NULL : PyStackRef_AsPyObjectBorrow(f->localsplus[0]);
+#endif
+}
+
+// The name of a fast local, cell or free variable, borrowed.
+static inline PyObject *tt_pycode_local_name(PyCodeObject *code, int index, int is_deref)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    PyObject *names = code->co_varnames;
+    if (is_deref) {
+        names = code->co_cellvars;
+        if (index >= PyTuple_GET_SIZE(names)) {
+            index -= (int)PyTuple_GET_SIZE(names);
+            names = code->co_freevars;
+        }
+    }
+#else
+    (void)is_deref;
+    PyObject *names = code->co_localsplusnames;
+#endif
+    return index < PyTuple_GET_SIZE(names) ? PyTuple_GET_ITEM(names, index) : NULL;
+}
+
+// The bytecode as compiled, without the interpreter's specialisations; a new reference.
+static inline PyObject *tt_pycode_bytes(PyCodeObject *code)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    return Py_NewRef(code->co_code);
+#else
+    return PyCode_GetCode(code);
+#endif
+}
+
+// Reports the exception set, which `function` let out of a thread, as CPython's thread_run does.
+static inline void tt_pyerr_in_thread(PyObject *function)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    _PyErr_WriteUnraisableMsg("in thread started by", function);
+#else
+    PyErr_FormatUnraisable("Exception ignored in thread started by %R", function);
+#endif
+}
+#endif

@@ -1,0 +1,175 @@
+#include "py_site.h"
+#include <string.h>
+#include "intern.h"
+#include "lock.h"
+#include "py_code.h"
+#include "py_lock.h"
+#include "segment.h"
+
+enum { MAX_DEPTH = 64, FRAME_CACHE = 4096, SITE_CACHE = 1024 };
+
+// Direct-mapped caches by (code, offset); what they forget is found again through the capture's own records.
+static struct { uint32_t code, offset, frame; } frame_cache[FRAME_CACHE];
+static struct { uint32_t code, offset, type, site; uint64_t inner; } site_cache[SITE_CACHE];
+
+int tt_py_site_init(void) { return tt_py_code_init(); }
+
+PyObject *tt_py_site_configure(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"hidden_files", "roles", "opcodes", NULL};
+    PyObject *hidden_files, *roles, *opcodes;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!:configure", names, &PyTuple_Type, &hidden_files, &PyDict_Type,
+                                     &roles, &PyDict_Type, &opcodes))
+        return NULL;
+    if (tt_py_store_configure(opcodes) < 0) return NULL;
+    if (tt_py_code_configure(hidden_files, roles) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+uint32_t tt_py_text(PyObject *text)
+{
+    Py_ssize_t length;
+    const char *utf8 = text && PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &length) : NULL;
+    if (utf8) return tt_intern_text(utf8, length < UINT32_MAX ? (uint32_t)length : UINT32_MAX);
+    PyErr_Clear();   // lone surrogates: os.fsdecode makes them of undecodable file names
+    PyObject *bytes = text && PyUnicode_Check(text) ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace") : NULL;
+    uint32_t id = bytes ? tt_intern_text(PyBytes_AS_STRING(bytes), (uint32_t)PyBytes_GET_SIZE(bytes)) : 0;
+    Py_XDECREF(bytes);
+    PyErr_Clear();
+    return id;
+}
+
+static uint32_t frame_id(tt_pyframe *frame, const tt_py_code *known)
+{
+    uint32_t offset = (uint32_t)tt_pyframe_offset(frame);
+    uint32_t i = (known->id * 31 + offset / 2) % FRAME_CACHE;
+    if (frame_cache[i].code == known->id && frame_cache[i].offset == offset) return frame_cache[i].frame;
+    int line = PyCode_Addr2Line(tt_pyframe_code(frame), (int)offset);
+    uint32_t id = tt_intern_frame(known->file, known->function, line > 0 ? (uint32_t)line : 0);
+    frame_cache[i].code = known->id;
+    frame_cache[i].offset = offset;
+    frame_cache[i].frame = id;
+    return id;
+}
+
+static uint32_t stack_from(tt_pyframe *frame)
+{
+    uint32_t frames[MAX_DEPTH], depth = 0;
+    for (; frame && depth < MAX_DEPTH; frame = tt_pyframe_caller(frame)) {
+        const tt_py_code *known = tt_py_code_of(frame);
+        if (known && !known->hidden) frames[depth++] = frame_id(frame, known);
+    }
+    return tt_intern_stack(frames, depth);
+}
+
+// `inner` is the outermost of the hidden frames between the creating function and the lock, or NULL.
+static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inner, enum tt_lock_type type)
+{
+    PyCodeObject *code = tt_pyframe_code(frame);
+    int offset = tt_pyframe_offset(frame), line = PyCode_Addr2Line(code, offset);
+    tt_site site = {.file = known->file, .function = known->function, .line = line > 0 ? (uint32_t)line : 0, .type = type};
+    uint32_t member = 0;
+    site.name = tt_py_store_name(code, offset, known, site.line, &member);
+    const tt_py_code *inside = inner ? tt_py_code_of(inner) : NULL;
+    if (inside) {   // q = Queue(): the lock is q.mutex
+        tt_py_store_name(tt_pyframe_code(inner), tt_pyframe_offset(inner), inside, 0, &member);
+        if (member) {
+            char name[600];
+            uint32_t outer_length, member_length;
+            const char *outer = tt_the_segment.strings + site.name, *last = tt_the_segment.strings + member;
+            memcpy(&outer_length, outer, 4);
+            memcpy(&member_length, last, 4);
+            int n = snprintf(name, sizeof name, "%.*s.%.*s", (int)outer_length, outer + 4, (int)member_length, last + 4);
+            site.name = tt_intern_text(name, (uint32_t)(n < (int)sizeof name ? n : (int)sizeof name - 1));
+        }
+    }
+    site.stack = stack_from(frame);
+    return tt_intern_site(&site);
+}
+
+uint32_t tt_py_site(enum tt_lock_type type)
+{
+    if (!tt_the_segment.base) return TT_SITE_UNRECORDED;
+    tt_pyframe *frame = tt_pyframe_current(), *inner = NULL;
+    tt_py_code *known = NULL;
+    uint64_t path = 0;   // which way through the hidden frames
+    for (; frame; inner = frame, frame = tt_pyframe_caller(frame)) {
+        known = tt_py_code_of(frame);
+        if (!known) return TT_SITE_OTHER;
+        if (known->role == TT_ROLE_WAITER_MAKER && !inner) return TT_SITE_WAITER;
+        if (!known->hidden || known->module) break;
+        path = (path ^ ((uint64_t)known->id << 32 | (uint32_t)tt_pyframe_offset(frame))) * 0x9e3779b97f4a7c15u;
+    }
+    if (!frame) return TT_SITE_OTHER;   // created by C code alone
+    uint32_t offset = (uint32_t)tt_pyframe_offset(frame);
+    if (known->last_site && known->last_offset == offset && known->last_type == type && known->last_inner == path)
+        return known->last_site;
+    uint32_t i = (uint32_t)((known->id * 31 + offset / 2 + (uint32_t)(path >> 32)) * 2 + type) % SITE_CACHE;
+    if (site_cache[i].code != known->id || site_cache[i].offset != offset || site_cache[i].type != type
+        || site_cache[i].inner != path) {
+        site_cache[i].site = meet_site(frame, known, inner, type);
+        site_cache[i].code = known->id;
+        site_cache[i].offset = offset;
+        site_cache[i].type = type;
+        site_cache[i].inner = path;
+    }
+    known->last_offset = offset;
+    known->last_type = type;
+    known->last_inner = path;
+    return known->last_site = site_cache[i].site;
+}
+
+// The site of the lock of the Condition whose wait() is `frame`.
+static uint32_t condition_site(tt_pyframe *frame)
+{
+    PyObject *condition = tt_pyframe_first_local(frame);
+    PyObject *lock = condition ? tt_py_own_attribute(condition, "_lock") : NULL;
+    uint32_t site = lock ? tt_py_lock_site(lock) : TT_SITE_OTHER;
+    Py_XDECREF(lock);
+    return site >= TT_SITE_OTHER ? site : TT_SITE_OTHER;
+}
+
+tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type)
+{
+    tt_pyframe *frame = tt_pyframe_current();
+    tt_py_wait_place place = {site, stack_from(frame), type == TT_RLOCK ? TT_KIND_RLOCK : TT_KIND_LOCK};
+    if (site != TT_SITE_WAITER) return place;
+    place.kind = TT_KIND_CONDITION;
+    place.site = frame ? condition_site(frame) : TT_SITE_OTHER;
+    for (; frame; frame = tt_pyframe_caller(frame)) {   // the outermost that says what it waits for knows best
+        const tt_py_code *known = tt_py_code_of(frame);
+        if (!known || (known->role == TT_ROLE_NONE && !known->hidden)) break;
+        if (known->role >= 0) place.kind = (enum tt_kind)known->role;
+    }
+    return place;
+}
+
+bool tt_py_is_probe(void)
+{
+    tt_pyframe *frame = tt_pyframe_current();
+    const tt_py_code *known = frame ? tt_py_code_of(frame) : NULL;
+    return known && known->role == TT_ROLE_PROBE;
+}
+
+PyObject *tt_py_own_attribute(PyObject *object, const char *name)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (type->tp_getattro != PyObject_GenericGetAttr) return NULL;
+    PyObject *key = PyUnicode_InternFromString(name), *value = NULL;
+    if (key && !_PyType_Lookup(type, key)) value = PyObject_GenericGetAttr(object, key);
+    Py_XDECREF(key);
+    PyErr_Clear();
+    return value;
+}
+
+uint32_t tt_py_function_name(PyObject *callable)
+{
+    if (PyMethod_Check(callable)) callable = PyMethod_GET_FUNCTION(callable);
+    if (PyFunction_Check(callable)) return tt_py_text(((PyFunctionObject *)callable)->func_qualname);
+    if (PyCFunction_Check(callable)) {
+        const char *name = ((PyCFunctionObject *)callable)->m_ml->ml_name;
+        return tt_intern_text(name, (uint32_t)strlen(name));
+    }
+    const char *name = (PyType_Check(callable) ? (PyTypeObject *)callable : Py_TYPE(callable))->tp_name;
+    return tt_intern_text(name, (uint32_t)strlen(name));
+}

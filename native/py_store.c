@@ -1,0 +1,130 @@
+// Naming a lock after the variable it is stored in, from the bytecode that follows the call.
+#include <stdio.h>
+#include <string.h>
+#include "intern.h"
+#include "py_code.h"
+#include "py_site.h"
+
+enum { STOPS = 0, PASSES, EXTENDS, STORES_ATTR, STORES_NAME, STORES_GLOBAL, STORES_FAST, STORES_FAST_HIGH, STORES_DEREF };
+static uint8_t meaning[256];
+enum { LOOK_AHEAD = 16 };   // instructions between the call and its store: `self.a.b = Condition(Lock())` has five
+
+int tt_py_store_configure(PyObject *opcodes)
+{
+    static const struct { const char *prefix; uint8_t meaning; } table[] = {
+        {"STORE_ATTR", STORES_ATTR}, {"STORE_NAME", STORES_NAME}, {"STORE_GLOBAL", STORES_GLOBAL},
+        {"STORE_FAST_STORE_FAST", STORES_FAST_HIGH}, {"STORE_FAST_LOAD_FAST", STORES_FAST_HIGH},
+        {"STORE_FAST_MAYBE_NULL", STOPS}, {"STORE_FAST", STORES_FAST}, {"STORE_DEREF", STORES_DEREF},
+        {"EXTENDED_ARG", EXTENDS}, {"LOAD_FAST", PASSES}, {"LOAD_NAME", PASSES}, {"LOAD_GLOBAL", PASSES},
+        {"LOAD_DEREF", PASSES}, {"LOAD_CONST", PASSES}, {"LOAD_SMALL_INT", PASSES}, {"LOAD_ATTR", PASSES}, {"COPY", PASSES},
+        {"DUP_TOP", PASSES}, {"CALL", PASSES}, {"PRECALL", PASSES}, {"KW_NAMES", PASSES}, {"CACHE", PASSES}, {"NOP", PASSES},
+    };
+    memset(meaning, STOPS, sizeof meaning);
+    PyObject *name, *number;
+    for (Py_ssize_t pos = 0; PyDict_Next(opcodes, &pos, &name, &number);) {
+        const char *text = PyUnicode_AsUTF8(name);
+        long op = PyLong_AsLong(number);
+        if (!text || (op == -1 && PyErr_Occurred())) return -1;
+        for (size_t i = 0; op >= 0 && op < 256 && i < sizeof table / sizeof *table; i++)
+            if (strncmp(text, table[i].prefix, strlen(table[i].prefix)) == 0) {
+                meaning[op] = table[i].meaning;
+                break;
+            }
+    }
+    return 0;
+}
+
+// The variable stored to after `offset`, borrowed; NULL when there is none.
+static PyObject *find_store(PyCodeObject *code, int offset, int *how)
+{
+    PyObject *bytes = tt_pycode_bytes(code);
+    if (!bytes) {
+        PyErr_Clear();
+        return NULL;
+    }
+    const uint8_t *op = (const uint8_t *)PyBytes_AS_STRING(bytes);
+    Py_ssize_t length = PyBytes_GET_SIZE(bytes);
+    PyObject *variable = NULL;
+    unsigned high = 0;
+    int seen = 0;
+    *how = STOPS;
+    for (Py_ssize_t i = offset + 2; i + 1 < length && seen < LOOK_AHEAD; i += 2) {
+        unsigned arg = high << 8 | op[i + 1];
+        uint8_t m = meaning[op[i]];
+        high = m == EXTENDS ? arg : 0;
+        if (PY_VERSION_HEX >= 0x030B0000 && op[i] == 0) continue;   // CACHE
+        seen++;
+        if (m == PASSES || m == EXTENDS) continue;
+        *how = m;
+        if (m == STORES_ATTR || m == STORES_NAME || m == STORES_GLOBAL)
+            variable = arg < (unsigned)PyTuple_GET_SIZE(code->co_names) ? PyTuple_GET_ITEM(code->co_names, arg) : NULL;
+        else if (m == STORES_FAST || m == STORES_DEREF)
+            variable = tt_pycode_local_name(code, (int)arg, m == STORES_DEREF);
+        else if (m == STORES_FAST_HIGH)
+            variable = tt_pycode_local_name(code, (int)(arg >> 4), 0);
+        break;
+    }
+    Py_DECREF(bytes);
+    return variable;
+}
+
+static const char *text_of(uint32_t id, int *length)
+{
+    const char *at = tt_the_segment.strings + id;
+    uint32_t n;
+    memcpy(&n, at, sizeof n);
+    *length = (int)n;
+    return at + sizeof n;
+}
+
+// "cache" for "/srv/app/cache.py", "app" for "/srv/app/__init__.py".
+static const char *module_stem(const char *file, int *length)
+{
+    int end = *length, start;
+    for (int round = 0;; round++) {
+        for (start = end; start > 0 && file[start - 1] != '/'; start--) {}
+        if (end - start > 3 && memcmp(file + end - 3, ".py", 3) == 0) end -= 3;
+        if (round || end - start != 8 || memcmp(file + start, "__init__", 8) != 0 || start < 2) break;
+        end = start - 1;
+    }
+    *length = end - start;
+    return file + start;
+}
+
+uint32_t tt_py_store_name(PyCodeObject *code, int offset, const tt_py_code *known, uint32_t line, uint32_t *member)
+{
+    int how, function_length, file_length;
+    PyObject *variable = find_store(code, offset, &how);
+    const char *function = text_of(known->function, &function_length), *file = text_of(known->file, &file_length);
+    Py_ssize_t variable_length = 0;
+    const char *text = variable ? PyUnicode_AsUTF8AndSize(variable, &variable_length) : NULL;
+    if (variable && !text) PyErr_Clear();
+    *member = how == STORES_ATTR && text ? tt_intern_text(text, (uint32_t)variable_length) : 0;
+    char name[512];
+    int n;
+    bool in_module = function_length == 8 && memcmp(function, "<module>", 8) == 0;
+    if (!text) {
+        int start = file_length;
+        while (start > 0 && file[start - 1] != '/') start--;
+        n = snprintf(name, sizeof name, "%.*s:%u", file_length - start, file + start, line);
+    }
+    else if (how == STORES_GLOBAL || in_module) {
+        const char *stem = module_stem(file, &file_length);
+        n = snprintf(name, sizeof name, "%.*s.%s", file_length, stem, text);
+    }
+    else {
+        int start = 0, end = function_length;
+        if (how == STORES_ATTR) {   // the class: "Cache" for "make.<locals>.Cache.__init__"; a plain function stays
+            while (end > 0 && function[end - 1] != '.') end--;
+            end = end > 1 && function[end - 2] != '>' ? end - 1 : function_length;
+        }
+        for (int i = end; i > 0; i--)
+            if (function[i - 1] == '>') {   // "<locals>." ends here
+                start = i + 1 < end ? i + 1 : 0;
+                break;
+            }
+        n = snprintf(name, sizeof name, "%.*s.%s", end - start, function + start, text);
+    }
+    if (n < 0) return 0;
+    return tt_intern_text(name, (uint32_t)(n < (int)sizeof name ? n : (int)sizeof name - 1));
+}

@@ -1,0 +1,65 @@
+// The extension module tracedthread._types: the types and functions that the drop-in _thread is made of.
+//
+// It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
+#include "py_compat.h"
+#include "py_lock.h"
+#include "py_site.h"
+#include "py_thread.h"
+
+PyDoc_STRVAR(print_exception_doc,
+"print_exception($module, exception, /)\n--\n\n"
+"Report an exception as the interpreter does one that nobody caught: sys.last_* and sys.excepthook.");
+
+static PyObject *print_exception(PyObject *Py_UNUSED(module), PyObject *exception)
+{
+    if (!PyExceptionInstance_Check(exception)) return PyErr_Format(PyExc_TypeError, "exception expected");
+    PyErr_Restore(Py_NewRef(PyExceptionInstance_Class(exception)), Py_NewRef(exception), PyException_GetTraceback(exception));
+    PyErr_PrintEx(1);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(configure_doc,
+"configure($module, /, *, hidden_files, roles, opcodes)\n--\n\n"
+"Tell how to read frames: files to pass over, roles of functions by (file, qualified name), and opcode.opmap.");
+
+PyDoc_STRVAR(adopt_thread_doc,
+"adopt_thread($module, name, /)\n--\n\n"
+"Give the calling thread a record in the capture under this name.");
+
+static PyMethodDef methods[] = {
+    {"configure", (PyCFunction)(void (*)(void))tt_py_site_configure, METH_VARARGS | METH_KEYWORDS, configure_doc},
+    {"print_exception", print_exception, METH_O, print_exception_doc},
+    {"adopt_thread", tt_py_thread_adopt, METH_O, adopt_thread_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static int exec(PyObject *module)
+{
+#ifdef Py_GIL_DISABLED
+    PyErr_SetString(PyExc_ImportError, "free-threaded builds are not supported");
+    return -1;
+#endif
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_ImportError, "only the main interpreter is recorded");
+        return -1;
+    }
+    if (tt_py_site_init() < 0) return -1;
+    PyObject *stock = PyImport_ImportModule("_thread");
+    if (!stock) return -1;
+    int r = tt_py_lock_add(module, stock) < 0 ? -1 : tt_py_thread_add(module, stock);
+    Py_DECREF(stock);
+    return r;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "tracedthread._types", NULL, 0, methods, slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__types(void);
+PyMODINIT_FUNC PyInit__types(void) { return PyModuleDef_Init(&definition); }

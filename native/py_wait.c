@@ -1,0 +1,137 @@
+#include "py_wait.h"
+#include "clock.h"
+#include "py_site.h"
+
+static int64_t deadline_of(int64_t timeout_ns)
+{
+    if (timeout_ns < 0) return -1;
+    int64_t now = (int64_t)tt_clock_monotonic_ns();
+    return timeout_ns < INT64_MAX - now ? now + timeout_ns : INT64_MAX;
+}
+
+#if PY_VERSION_HEX >= 0x030F0000
+// Only the finalizing thread still runs; nobody is left to release the lock.
+static bool would_hang_at_exit(void)
+{
+    if (!Py_IsFinalizing()) return false;
+    PyErr_SetString(PyExc_PythonFinalizationError, "cannot acquire lock at interpreter finalization");
+    return true;
+}
+#else
+static bool would_hang_at_exit(void) { return false; }
+#endif
+
+// Sleeps and wakes until the wait is decided.
+static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool interruptible)
+{
+    for (;;) {
+        // If this thread dies here at exit (3.10 to 3.13), `w` stays in the queue; its memory is never given back.
+        PyThreadState *ts = PyEval_SaveThread();
+        tt_status status = tt_waiter_sleep(w, deadline_ns);
+        PyEval_RestoreThread(ts);
+        if (tt_lock_claim(l, w)) return TT_ACQUIRED;
+        if (status == TT_TIMED_OUT) break;
+        if (status == TT_INTR && interruptible && Py_MakePendingCalls() < 0) {
+            tt_lock_leave(l, w);
+            return TT_INTERRUPTED;
+        }
+    }
+    tt_lock_leave(l, w);
+    return TT_TIMEOUT;
+}
+
+int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible)
+{
+    bool recorded = l->site >= TT_SITE_WAITER && tt_recorded_from != UINT32_MAX;
+    if (tt_lock_try(l)) {
+        tt_hold_begin(l);
+        return 1;
+    }
+    if (timeout_ns == 0) {
+        if (l->site >= tt_recorded_from && !tt_py_is_probe()) tt_the_segment.stats[l->site].failed_tries++;
+        return 0;
+    }
+    if (would_hang_at_exit()) return -1;
+    tt_py_wait_place place = {0, 0, TT_KIND_LOCK};
+    if (recorded) place = tt_py_wait_site(l->site, type);
+    tt_waiter *w = tt_waiter_new();
+    if (!w) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    tt_lock_enqueue(l, w);
+    uint32_t epoch = tt_fork_epoch;
+    bool counted = recorded && tt_kind_is_contention(place.kind);
+    if (counted) tt_the_segment.stats[place.site].waiters++;
+    enum tt_outcome outcome = wait(l, w, deadline_of(timeout_ns), interruptible);
+    uint64_t now = tt_ticks();
+    if (outcome == TT_ACQUIRED) {
+        tt_hold_begin(l);
+        if (w->granted && l->held_since) l->held_since = w->free_since;   // it has been ours since the release
+    }
+    if (recorded && epoch == tt_fork_epoch) {   // a child forked by a signal handler has counters of its own
+        if (counted) tt_the_segment.stats[place.site].waiters--;
+        uint64_t able = w->woken > w->free_since ? w->woken : w->free_since;
+        tt_wait_record(&(tt_wait){
+            .start = w->arrived, .end = now, .own_gil = outcome == TT_ACQUIRED ? tt_elapsed(able, now) : 0,
+            .lock = (uint64_t)(uintptr_t)self, .site = place.site, .stack = place.stack, .kind = place.kind, .outcome = outcome});
+    }
+    tt_waiter_free(w);
+    return outcome == TT_ACQUIRED ? 1 : outcome == TT_TIMEOUT ? 0 : -1;
+}
+
+#if PY_VERSION_HEX >= 0x030D0000
+#define NEGATIVE_TIMEOUT "timeout value must be a non-negative number"
+#else
+#define NEGATIVE_TIMEOUT "timeout value must be positive"
+#endif
+
+static int parse_timeout(int blocking, PyObject *timeout, int64_t *timeout_ns)
+{
+    const int64_t unset = -1000000000;
+    int64_t ns = unset;
+    if (timeout && _PyTime_FromSecondsObject(&ns, timeout, _PyTime_ROUND_TIMEOUT) < 0) return -1;
+    if (!blocking && ns != unset) {
+        PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
+        return -1;
+    }
+    if (ns < 0 && ns != unset) {
+        PyErr_SetString(PyExc_ValueError, NEGATIVE_TIMEOUT);
+        return -1;
+    }
+    if (ns > 0 && (ns - 1) / 1000 + 1 > PY_TIMEOUT_MAX) {   // PY_TIMEOUT_MAX is in microseconds, rounded up
+        PyErr_SetString(PyExc_OverflowError, "timeout value is too large");
+        return -1;
+    }
+    *timeout_ns = !blocking ? 0 : ns == unset ? -1 : ns;
+    return 0;
+}
+
+int tt_py_parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *timeout_ns)
+{
+    *timeout_ns = -1;
+    if (nargs == 0 && !kwnames) return 0;
+    if (nargs == 1 && !kwnames && PyBool_Check(args[0])) {
+        if (args[0] == Py_False) *timeout_ns = 0;
+        return 0;
+    }
+    // All else is as rare as it is version-dependent: the interpreter's own parser tells what is wrong with it.
+    static char *names[] = {"blocking", "timeout", NULL};
+    int blocking = 1, result = -1;
+    PyObject *timeout = NULL, *keywords = NULL;
+    PyObject *positional = PyTuple_New(nargs);
+    if (!positional) return -1;
+    for (Py_ssize_t i = 0; i < nargs; i++) PyTuple_SET_ITEM(positional, i, Py_NewRef(args[i]));
+    if (kwnames) {
+        if (!(keywords = PyDict_New())) goto done;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
+            if (PyDict_SetItem(keywords, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) goto done;
+    }
+    const char *format = PY_VERSION_HEX < 0x030C0000 ? "|iO:acquire" : "|pO:acquire";
+    if (!PyArg_ParseTupleAndKeywords(positional, keywords, format, names, &blocking, &timeout)) goto done;
+    result = parse_timeout(blocking, timeout, timeout_ns);
+done:
+    Py_DECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
+}

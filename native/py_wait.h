@@ -1,0 +1,13 @@
+// Waiting for a lock from Python: signals, the GIL, and the account of it.
+#ifndef TT_PY_WAIT_H
+#define TT_PY_WAIT_H
+#include "py_compat.h"
+#include "record.h"
+
+// Takes `l` after tt_lock_try_fast has failed. `timeout_ns`: -1 for ever, 0 not at all. Signal handlers run meanwhile if
+// `interruptible`. Returns 1 when obtained, 0 when not, -1 with the exception a handler raised.
+int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible);
+
+// The arguments of acquire(blocking=True, timeout=-1). -1 and the interpreter's own exception when they are wrong.
+int tt_py_parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *timeout_ns);
+#endif

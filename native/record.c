@@ -1,0 +1,68 @@
+#include "record.h"
+#include "intern.h"
+#include "thread.h"
+
+static uint64_t event_threshold_ns = 1000000;
+
+void tt_event_threshold_set(uint64_t ns) { event_threshold_ns = ns; }
+
+static void count_contention(const tt_wait *w, uint64_t ticks, uint64_t ns)
+{
+    tt_site_stats *s = &tt_the_segment.stats[w->site];
+    s->contended++;
+    s->wait_ticks += ticks;
+    s->own_gil_ticks += w->own_gil;
+    if (ticks > s->wait_max_ticks) s->wait_max_ticks = ticks;
+    s->wait_histogram[tt_histogram_bucket(ns)]++;
+    s->timeouts += w->outcome == TT_TIMEOUT;
+    s->interrupted += w->outcome == TT_INTERRUPTED;
+}
+
+static void count_thread(const tt_wait *w, uint64_t ticks)
+{
+    tt_thread_record *t = tt_thread_current();
+    if (tt_kind_is_contention(w->kind))
+        t->wait_ticks += ticks;
+    else if (tt_kind_is_resource(w->kind))
+        t->resource_ticks += ticks;
+    else
+        t->idle_ticks += ticks;
+    t->own_gil_ticks += w->own_gil;
+}
+
+static void write_event(const tt_wait *w)
+{
+    tt_section *s = &tt_the_segment.sections[TT_EVENTS];
+    uint64_t index = s->used;
+    tt_event *e = &tt_the_segment.events[index % s->capacity];
+    // A reader copies the record between two looks at its sequence; both must find index + 1.
+    __atomic_store_n(&e->sequence, 0, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    e->start_ticks = w->start;
+    e->end_ticks = w->end;
+    e->own_gil_ticks = w->own_gil;
+    e->site = w->site;
+    e->stack = w->stack;
+    e->thread = tt_thread_current_index();
+    e->kind = (uint16_t)w->kind;
+    e->outcome = (uint16_t)w->outcome;
+    e->lock = w->lock;
+    __atomic_store_n(&e->sequence, index + 1, __ATOMIC_RELEASE);
+    tt_segment_publish(TT_EVENTS);
+}
+
+void tt_wait_record(const tt_wait *w)
+{
+    if (w->start <= tt_session_start) return;
+    uint64_t ticks = tt_elapsed(w->start, w->end), ns = tt_ticks_to_ns(ticks);
+    if (tt_kind_is_contention(w->kind)) count_contention(w, ticks, ns);
+    tt_wait_cell *cell = tt_intern_cell(w->site, w->stack, w->kind);
+    cell->count++;
+    cell->wait_ticks += ticks;
+    cell->own_gil_ticks += w->own_gil;
+    if (ticks > cell->max_ticks) cell->max_ticks = ticks;
+    cell->timeouts += w->outcome == TT_TIMEOUT;
+    cell->interrupted += w->outcome == TT_INTERRUPTED;
+    count_thread(w, ticks);
+    if (ns >= event_threshold_ns) write_event(w);
+}

@@ -1,0 +1,44 @@
+// Counting holds and waits into the capture. All need the interpreter lock.
+#ifndef TT_RECORD_H
+#define TT_RECORD_H
+#include "clock.h"
+#include "lock.h"
+#include "segment.h"
+
+typedef struct tt_wait {
+    uint64_t start, end;   // ticks
+    uint64_t own_gil;      // ticks: the lock was free for this waiter, the GIL was not
+    uint64_t lock;         // the lock object's address
+    uint32_t site, stack;
+    enum tt_kind kind;
+    enum tt_outcome outcome;
+} tt_wait;
+
+static inline bool tt_kind_is_contention(enum tt_kind kind) { return kind == TT_KIND_LOCK || kind == TT_KIND_RLOCK; }
+static inline bool tt_kind_is_resource(enum tt_kind kind) { return kind == TT_KIND_SEMAPHORE || kind == TT_KIND_QUEUE_PUT; }
+
+// `l` was just obtained.
+static inline void tt_hold_begin(tt_lock *l)
+{
+    if (__builtin_expect(l->site >= tt_recorded_from, 1)) {
+        tt_the_segment.stats[l->site].acquisitions++;
+        l->held_since = tt_ticks();
+    }
+    else
+        l->held_since = 0;
+}
+
+// `l` is about to be released. A hold that began before recording did is not counted.
+static inline void tt_hold_end(tt_lock *l)
+{
+    if (__builtin_expect(l->held_since <= tt_session_start, 0)) return;
+    uint64_t ticks = tt_elapsed(l->held_since, tt_ticks());
+    tt_site_stats *s = &tt_the_segment.stats[l->site];
+    s->hold_ticks += ticks;
+    if (ticks > s->hold_max_ticks) s->hold_max_ticks = ticks;
+    s->hold_histogram[tt_histogram_bucket(tt_ticks_to_ns(ticks))]++;
+}
+
+// A wait is over. One that began before recording did is not counted.
+void tt_wait_record(const tt_wait *wait);
+#endif

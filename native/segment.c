@@ -1,0 +1,326 @@
+#define _GNU_SOURCE
+#include "segment.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "clock.h"
+#include "intern.h"
+#include "thread.h"
+
+tt_segment tt_the_segment;
+uint32_t tt_recorded_from = UINT32_MAX;
+uint64_t tt_session_start = UINT64_MAX;
+uint32_t tt_fork_epoch = 1;
+
+static char error_text[256];
+
+static const struct { uint32_t record_size, default_capacity; } layout[TT_SECTIONS] = {
+    [TT_STRINGS] = {1, 512 * 1024},
+    [TT_FRAMES] = {sizeof(tt_frame), 16384},
+    [TT_STACKS] = {sizeof(tt_stack), 32768},
+    [TT_SITES] = {sizeof(tt_site), 1024},
+    [TT_STATS] = {sizeof(tt_site_stats), 1024},
+    [TT_CELLS] = {sizeof(tt_wait_cell), 8192},
+    [TT_THREADS] = {sizeof(tt_thread_record), 4096},
+    [TT_EVENTS] = {sizeof(tt_event), 16384},
+    [TT_NOTES] = {1, 16384},
+};
+
+static int fail(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error_text, sizeof error_text, format, args);
+    va_end(args);
+    return -1;
+}
+
+const char *tt_capture_error(void) { return error_text; }
+
+static uint64_t page_align(uint64_t n) { return (n + TT_PAGE - 1) / TT_PAGE * TT_PAGE; }
+
+// Fills `sections` for the asked sizes; returns the length of the whole.
+static uint64_t plan(const tt_sizes *sizes, tt_section *sections)
+{
+    const uint32_t asked[TT_SECTIONS] = {sizes->strings, sizes->frames, sizes->stacks,  sizes->sites, sizes->sites,
+                                         sizes->cells,   sizes->threads, sizes->events, 0};
+    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096};
+    uint64_t offset = page_align(sizeof(tt_header) + TT_SECTIONS * sizeof(tt_section));
+    for (uint32_t id = 0; id < TT_SECTIONS; id++) {
+        uint64_t capacity = asked[id] ? asked[id] : layout[id].default_capacity;
+        if (capacity < least[id]) capacity = least[id];
+        if (capacity > 1u << 30) capacity = 1u << 30;
+        sections[id] = (tt_section){.offset = offset, .capacity = capacity, .record_size = layout[id].record_size, .id = id};
+        offset += page_align(capacity * layout[id].record_size);
+    }
+    return offset;
+}
+
+uint64_t tt_capture_size_for(const tt_sizes *sizes)
+{
+    tt_section sections[TT_SECTIONS];
+    return plan(sizes, sections);
+}
+
+// Field 22 of /proc/self/stat. Also runs in a fork's child handler: no stdio, no memory.
+static uint64_t process_start(void)
+{
+    char text[1024];
+    int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    char *field = strrchr(text, ')');   // the program's name may hold anything; field 3 follows it
+    for (int i = 3; field && i <= 22; i++) field = strchr(field + 1, ' ');
+    return field ? strtoull(field, NULL, 10) : 0;
+}
+
+static void start_sections(tt_section *sections, uint8_t *base)
+{
+    tt_site *sites = (tt_site *)(base + sections[TT_SITES].offset);
+    sites[TT_SITE_OTHER].type = TT_LOCK;
+    tt_wait_cell *cells = (tt_wait_cell *)(base + sections[TT_CELLS].offset);
+    for (uint32_t kind = 0; kind < TT_KINDS; kind++) cells[kind].kind = kind;
+    sections[TT_STRINGS].used = 4;   // offset 0 is the empty string: four zero bytes
+    sections[TT_FRAMES].used = sections[TT_STACKS].used = sections[TT_THREADS].used = 1;
+    sections[TT_SITES].used = sections[TT_STATS].used = TT_SITE_FIRST;
+    sections[TT_CELLS].used = TT_KINDS;
+}
+
+static void point_into(uint8_t *base, uint64_t size)
+{
+    tt_section *s = (tt_section *)(base + sizeof(tt_header));
+    tt_the_segment = (tt_segment){
+        .base = base,
+        .size = size,
+        .header = (tt_header *)base,
+        .sections = s,
+        .strings = (char *)base + s[TT_STRINGS].offset,
+        .frames = (tt_frame *)(base + s[TT_FRAMES].offset),
+        .stacks = (tt_stack *)(base + s[TT_STACKS].offset),
+        .sites = (tt_site *)(base + s[TT_SITES].offset),
+        .stats = (tt_site_stats *)(base + s[TT_STATS].offset),
+        .cells = (tt_wait_cell *)(base + s[TT_CELLS].offset),
+        .threads = (tt_thread_record *)(base + s[TT_THREADS].offset),
+        .events = (tt_event *)(base + s[TT_EVENTS].offset),
+        .notes = (char *)base + s[TT_NOTES].offset,
+    };
+}
+
+// Writes a new capture's header and section table at `base`, which is all zero.
+static void start_header(uint8_t *base, uint64_t size, const tt_section *sections, const char *program, const char *python)
+{
+    tt_header *h = (tt_header *)base;
+    memcpy(h->magic, "\x93TTC\r\n\x1a\n", 8);
+    h->abi = TT_ABI;
+    h->header_size = sizeof(tt_header);
+    h->size = size;
+    h->section_count = TT_SECTIONS;
+    h->state = TT_STATE_RUNNING;
+    h->clock_source = tt_clock_kind();
+    h->ns_per_tick = tt_the_clock.ns_per_tick;
+    snprintf(h->program, sizeof h->program, "%s", program);
+    snprintf(h->python, sizeof h->python, "%s", python);
+    memcpy(base + sizeof(tt_header), sections, TT_SECTIONS * sizeof(tt_section));
+    start_sections((tt_section *)(base + sizeof(tt_header)), base);
+}
+
+static void start_process(tt_header *h)
+{
+    h->pid = (uint32_t)getpid();
+    h->process_start = process_start();
+    h->first = h->last = tt_clock_anchor();
+    h->recording = tt_recording_get() != 0;
+}
+
+// Starts a capture at `to` that knows the same strings, frames, stacks, sites and notes as ours, with all counters at zero.
+// Ids stay valid, so locks and cached ids need no change.
+static void clone_identity(uint8_t *to)
+{
+    const tt_segment *g = &tt_the_segment;
+    tt_section sections[TT_SECTIONS];
+    memcpy(sections, g->sections, sizeof sections);
+    for (int id = 0; id < TT_SECTIONS; id++) sections[id].used = sections[id].lost = 0;
+    start_header(to, g->size, sections, g->header->program, g->header->python);
+    ((tt_header *)to)->generation = g->header->generation;
+    static const enum tt_section_id identity[] = {TT_STRINGS, TT_FRAMES, TT_STACKS, TT_SITES, TT_NOTES};
+    tt_section *cloned = (tt_section *)(to + sizeof(tt_header));
+    for (size_t i = 0; i < sizeof identity / sizeof *identity; i++) {
+        enum tt_section_id id = identity[i];
+        cloned[id].used = g->sections[id].used;
+        cloned[id].lost = g->sections[id].lost;
+        memcpy(to + cloned[id].offset, g->base + cloned[id].offset, cloned[id].used * cloned[id].record_size);
+    }
+    cloned[TT_STATS].used = cloned[TT_SITES].used;
+}
+
+// Puts the mapping at `fresh` in the place of the present one.
+static int replace_with(uint8_t *fresh)
+{
+    clone_identity(fresh);
+    tt_thread_record self = tt_thread_current_record();
+    if (mremap(fresh, tt_the_segment.size, tt_the_segment.size, MREMAP_MAYMOVE | MREMAP_FIXED, tt_the_segment.base)
+        == MAP_FAILED)
+        return fail("cannot move the capture: %s", strerror(errno));
+    start_process(tt_the_segment.header);
+    tt_intern_forget_counters();
+    tt_threads_restart(&self);
+    return 0;
+}
+
+// In a forked child the parent's capture is still mapped, shared: ours must be another before anything is counted.
+// Runs between fork() and its return, so it makes async-signal-safe calls only.
+static void after_fork_in_child(void)
+{
+    tt_fork_epoch++;
+    if (!tt_the_segment.base) return;
+    uint8_t *fresh = mmap(NULL, tt_the_segment.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (fresh == MAP_FAILED || replace_with(fresh) < 0) {
+        tt_recorded_from = UINT32_MAX;   // never count into the parent's capture
+        tt_session_start = UINT64_MAX;
+        return;
+    }
+    tt_the_segment.header->generation++;
+    if (tt_session_start != UINT64_MAX) tt_session_start = tt_ticks();
+}
+
+static int open_file(const char *path, int force)
+{
+    struct stat old;
+    if (force && lstat(path, &old) == 0) {
+        if (!S_ISREG(old.st_mode) && !S_ISLNK(old.st_mode)) return fail("%s is not a regular file", path);
+        if (unlink(path) < 0) return fail("cannot replace %s: %s", path, strerror(errno));
+    }
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0 && errno == EEXIST) return fail("%s exists (--force replaces it)", path);
+    if (fd < 0) return fail("cannot create %s: %s", path, strerror(errno));
+    return fd;
+}
+
+// A shared mapping whose room is really there: a write to a sparse page of a full disk would be SIGBUS.
+static uint8_t *map_shared(const char *path, int force, uint64_t size)
+{
+    int fd = path ? open_file(path, force) : memfd_create("tracedthread", MFD_CLOEXEC);
+    uint8_t *base = MAP_FAILED;
+    if (fd < 0) {
+        if (!path) fail("cannot create a memfd: %s", strerror(errno));
+        return NULL;
+    }
+    int error = 0;
+    if (ftruncate(fd, (off_t)size) < 0)
+        error = errno;
+    else if (path && fallocate(fd, 0, 0, (off_t)size) < 0)   // not posix_fallocate, which falls back to writing
+        error = errno;
+    else if ((base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED)
+        error = errno;
+    close(fd);   // the mapping lives on, also when the program closes all descriptors
+    if (error) {
+        if (path) unlink(path);
+        fail("cannot reserve %llu bytes for %s: %s", (unsigned long long)size, path ? path : "the capture", strerror(error));
+        return NULL;
+    }
+    return base;
+}
+
+int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const char *program, const char *python)
+{
+    tt_segment *g = &tt_the_segment;
+    if (g->base && (g->header->generation == 0 || !path)) return fail("a capture is already open");
+    tt_section sections[TT_SECTIONS];
+    uint64_t size = g->base ? g->size : plan(sizes, sections);
+    tt_clock_init();
+    if (!g->base && tt_intern_init(sections) < 0) return fail("not enough memory");
+    uint8_t *fresh = map_shared(path, force, size);
+    if (!fresh) return -1;
+    if (g->base) {
+        uint32_t generation = g->header->generation;
+        if (replace_with(fresh) < 0) return -1;
+        g->header->generation = generation;
+        return 0;
+    }
+    start_header(fresh, size, sections, program, python);
+    start_process((tt_header *)fresh);
+    point_into(fresh, size);
+    g->sites[TT_SITE_OTHER].name = tt_intern_text("(other)", 7);
+    static int hooked;
+    if (!hooked) hooked = pthread_atfork(NULL, NULL, after_fork_in_child) == 0;
+    return hooked ? 0 : fail("cannot register the fork handler");
+}
+
+const void *tt_capture_base(void) { return tt_the_segment.base; }
+uint64_t tt_capture_size(void) { return tt_the_segment.base ? tt_the_segment.size : 0; }
+
+void tt_recording_set(int on)
+{
+    if (!tt_the_segment.base || (on != 0) == (tt_recording_get() != 0)) return;
+    tt_session_start = on ? tt_ticks() : UINT64_MAX;
+    tt_recorded_from = on ? TT_SITE_OTHER : UINT32_MAX;
+    tt_header *h = tt_the_segment.header;
+    tt_anchor now = tt_clock_anchor();
+    if (on) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    h->last = now;
+    h->recording = on != 0;
+}
+
+int tt_recording_get(void) { return tt_recorded_from != UINT32_MAX; }
+
+void tt_capture_anchor(void)
+{
+    tt_header *h = tt_the_segment.header;
+    if (!h) return;
+    tt_anchor now = tt_clock_anchor();
+    if (!h->recording) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    h->last = now;
+}
+
+void tt_capture_finish(void)
+{
+    if (!tt_the_segment.base) return;
+    tt_capture_anchor();
+    tt_the_segment.header->state = TT_STATE_EXITED;
+}
+
+int tt_capture_note(const char *text, uint32_t length)
+{
+    return tt_the_segment.base && tt_segment_add_text(TT_NOTES, text, length) != UINT32_MAX ? 0 : -1;
+}
+
+uint32_t tt_abi_version(void) { return TT_ABI; }
+
+uint32_t tt_segment_reserve(enum tt_section_id id)
+{
+    tt_section *s = &tt_the_segment.sections[id];
+    if (s->used < s->capacity) return (uint32_t)s->used;
+    s->lost++;
+    return 0;
+}
+
+void tt_segment_publish(enum tt_section_id id)
+{
+    tt_section *s = &tt_the_segment.sections[id];
+    __atomic_store_n(&s->used, s->used + 1, __ATOMIC_RELEASE);   // readers in other processes see whole records
+}
+
+uint32_t tt_segment_add_text(enum tt_section_id id, const char *text, uint32_t length)
+{
+    tt_section *s = &tt_the_segment.sections[id];
+    uint64_t offset = s->used, end = offset + ((uint64_t)sizeof length + length + 3) / 4 * 4;
+    if (end > s->capacity) {
+        s->lost++;
+        return UINT32_MAX;
+    }
+    uint8_t *to = tt_the_segment.base + s->offset + offset;
+    memcpy(to, &length, sizeof length);
+    memcpy(to + sizeof length, text, length);
+    __atomic_store_n(&s->used, end, __ATOMIC_RELEASE);
+    return (uint32_t)offset;
+}

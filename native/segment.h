@@ -1,0 +1,40 @@
+// The capture of this process: where its sections are mapped, and adding records to them.
+//
+// Everything here needs the interpreter lock (plain-C tests: one mutex in its place), but what abi.h declares.
+// The mapping's address never changes: a forked child and a later file are moved over it.
+#ifndef TT_SEGMENT_H
+#define TT_SEGMENT_H
+#include "abi.h"
+#include "capture.h"
+
+typedef struct tt_segment {
+    uint8_t *base;   // NULL before tt_capture_open
+    uint64_t size;
+    tt_header *header;
+    tt_section *sections;
+    char *strings;
+    tt_frame *frames;
+    tt_stack *stacks;
+    tt_site *sites;
+    tt_site_stats *stats;
+    tt_wait_cell *cells;
+    tt_thread_record *threads;
+    tt_event *events;
+    char *notes;
+} tt_segment;
+extern tt_segment tt_the_segment;
+
+// The lowest site that is recorded: TT_SITE_OTHER while recording, UINT32_MAX otherwise.
+extern uint32_t tt_recorded_from;
+// When counting last began, ticks; UINT64_MAX while it is off. What started before is not counted.
+extern uint64_t tt_session_start;
+// Counts forks: tells a child that waiters and threads it sees in memory are not its own.
+extern uint32_t tt_fork_epoch;
+
+// Room for one record of `section`: its index, or 0 when there is none left (counted as lost).
+// The record becomes visible to readers with tt_segment_publish.
+uint32_t tt_segment_reserve(enum tt_section_id section);
+void tt_segment_publish(enum tt_section_id section);
+// Adds {length, text} to TT_STRINGS or TT_NOTES. Its offset, or 0 when there is no room (counted as lost).
+uint32_t tt_segment_add_text(enum tt_section_id section, const char *text, uint32_t length);
+#endif
