@@ -131,6 +131,13 @@ def test_threads_that_still_wait_are_named() -> None:
     assert findings(profile(builder)) == ["2 threads still waited for `_lock` when this was read."]
 
 
+def test_lock_without_a_name_shows_its_place_once() -> None:
+    builder = cb.CaptureBuilder()
+    builder.site("a.py:1", ("Cache.__init__", "/srv/a.py", 1)).hold(100)
+    output = text(profile(builder))
+    assert (output.count("a.py:1"), output.count("Cache.__init__")) == (1, 1)
+
+
 def test_killed_process_is_pointed_out() -> None:
     builder = cb.CaptureBuilder(state=1, pid=2**22 + 1)
     assert "ended without closing its recording" in text(profile(builder))

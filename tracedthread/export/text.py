@@ -269,7 +269,10 @@ def _lock_name(lock: LockRow) -> Text:
     name = Text(_clean(lock.name) or "(unnamed)", style="bold")
     if lock.name != OTHER:
         many = f" ×{lock.stats.created:,}" if lock.stats.created > 1 else ""
-        name.append(f"\n{_clean(lock.created.file)}:{lock.created.line}{many}", style="dim not bold")
+        place = f"{_clean(lock.created.file)}:{lock.created.line}"
+        # A lock that nothing names is called after the line that creates it.
+        where = _clean(lock.created.function) if lock.name == place else place
+        name.append(f"\n{where}{many}", style="dim not bold")
     return name
 
 
