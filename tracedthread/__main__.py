@@ -40,7 +40,9 @@ def _main(arguments: list[str]) -> int:
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
     for command in (run, report, demo, install):
         command.add_parser(subparsers)
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:  # the verb's usage helps more than ours
+        getattr(args, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     return int(args.main(args))
 
 

@@ -150,8 +150,9 @@ class Core:
         return self.ffi.string(text).decode(errors="replace") if text != self.ffi.NULL else "unknown error"
 
     def _sizes(self, size: int | None) -> Any:
+        sizes = self.ffi.new("tt_sizes *")  # zeros: the defaults
         if size is None:
-            return self.ffi.NULL
+            return sizes
         # Shares of the whole; a site costs its record and its two histograms.
         shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 60, "cells": 8, "threads": 5, "events": 13}
         cost = {
@@ -163,7 +164,6 @@ class Core:
             "threads": self.ffi.sizeof("tt_thread_record"),
             "events": self.ffi.sizeof("tt_event"),
         }
-        sizes = self.ffi.new("tt_sizes *")
         budget = size
         while True:
             for name, share in shares.items():
@@ -260,7 +260,9 @@ def _hidden_files() -> tuple[str, ...]:
 
 def _roles(lib: Any) -> dict[tuple[str, str], int]:
     threading = _library_file("threading.py")
-    roles = {(_library_file(file), code): getattr(lib, f"TT_KIND_{kind.upper()}") for (file, code), kind in _ROLES.items()}
+    roles = {
+        (_library_file(file), code): getattr(lib, f"TT_KIND_{kind.upper()}") for (file, code), kind in _ROLES.items()
+    }
     roles[threading, "Condition.wait"] = _CONDITION_WAIT
     roles[threading, "Condition._is_owned"] = _CONDITION_PROBE
     return roles

@@ -69,7 +69,7 @@ def watch(step_aside: Callable[[str], None]) -> None:
     global _watch
     if _watch is None:
         _watch = _Watch(step_aside)
-        sys.meta_path.insert(0, _watch)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _watch)
         if "gevent.monkey" in sys.modules:
             _watch.before_gevent()
 

@@ -63,13 +63,14 @@ def _run(execute: Callable[[], int | None]) -> int:
         return execute() or 0
     except SystemExit:
         raise
-    except KeyboardInterrupt as exc:
-        _show(exc)
+    except BaseException as exc:  # the program's own, to be shown as the interpreter shows it
+        caught = exc
+    # Not inside the handler: hooks find no exception being handled.
+    _show(caught)
+    if isinstance(caught, KeyboardInterrupt):
         _be_silent_once()
-        raise
-    except BaseException as exc:  # the program's own, shown as the interpreter shows it
-        _show(exc)
-        return 1
+        raise caught
+    return 1
 
 
 def _script_runner(namespace: dict[str, Any], path: str) -> Callable[[], int | None]:
@@ -167,11 +168,16 @@ def _show_without_core(exc: BaseException, traceback: TracebackType | None) -> N
     sys.last_type, sys.last_value, sys.last_traceback = type(exc), exc, traceback
     if sys.version_info >= (3, 12):
         sys.last_exc = exc
+    failure = None
     try:
         sys.excepthook(type(exc), exc, traceback)
+    except SystemExit:
+        raise
     except BaseException as again:  # as PyErr_Print does
+        failure = again.with_traceback(again.__traceback__ and again.__traceback__.tb_next)
+    if failure is not None:
         sys.stderr.write("Error in sys.excepthook:\n")
-        sys.__excepthook__(type(again), again, again.__traceback__)
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
         sys.stderr.write("\nOriginal exception was:\n")
         sys.__excepthook__(type(exc), exc, traceback)
 

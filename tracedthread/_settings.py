@@ -13,8 +13,14 @@ A value that cannot be read costs one line on stderr and the default; it never s
     TRACEDTHREAD_FOLLOW_FORK=1           forked children record to files beside it
 """
 
+from __future__ import annotations
+
 import os
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 __all__ = [
     "MIN_CAPTURE_BYTES",
@@ -26,6 +32,7 @@ __all__ = [
     "output",
     "parse_bytes",
     "say",
+    "write",
 ]
 
 #: Below this a capture has no room for anything that helps.
@@ -38,13 +45,34 @@ _TRUE = ("1", "true", "yes", "on")
 
 def say(text: str) -> None:
     """Print one line on stderr, if there is one to print on."""
+    line = f"tracedthread: {' '.join(text.split())}\n"
     try:
-        line = " ".join(text.split())
-        if sys.stderr is not None:
-            sys.stderr.write(f"tracedthread: {line}\n")
-            sys.stderr.flush()
-    except (OSError, ValueError):  # closed, or a broken pipe: a program must not fail over our line
+        write(sys.stderr, line)
+    except (OSError, ValueError):  # closed, full, or a broken pipe: a program must not fail over our line
         pass
+
+
+def write(stream: TextIO | None, text: str) -> None:
+    """
+    Write to a standard stream past its buffer.
+
+    What a buffer cannot get rid of at exit changes the exit status to 120.
+
+    Raises:
+        OSError, ValueError: It cannot be written to.
+    """
+    if stream is None:
+        return
+    stream.flush()
+    try:
+        descriptor = stream.fileno()
+    except (OSError, AttributeError, ValueError):  # the program has put something of its own in its place
+        stream.write(text)
+        stream.flush()
+        return
+    data = text.encode(stream.encoding or "utf-8", "backslashreplace")
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def disabled_by() -> str | None:

@@ -58,7 +58,9 @@ try:
 except _core.Unavailable as _exc:
     raise ImportError(f"tracedthread._thread: {_exc}") from None
 
-globals().update({_name: getattr(_originals, _name) for _name in (*_PASSED_THROUGH, *_UNKNOWN) if hasattr(_originals, _name)})
+globals().update(
+    {_name: getattr(_originals, _name) for _name in (*_PASSED_THROUGH, *_UNKNOWN) if hasattr(_originals, _name)}
+)
 globals().update({_name: getattr(_types, _ours) for _name, _ours in _OURS.items() if hasattr(_originals, _name)})
 __doc__ = _stock.__doc__
 del TYPE_CHECKING  # `from tracedthread._thread import *` gives what `from _thread import *` gives

@@ -22,13 +22,16 @@ IMPORT = "import locks"
 MAX_NAMES = 20
 
 
-def find() -> tuple[dict[str, Any], ...]:
+def find(ours: Any) -> tuple[dict[str, Any], ...]:
     """
     What is not covered, as `uncovered` in the report: `{"what": str, "count": int, "where": [name, ...]}`.
 
     `count` is the number of live stock locks or queues, found by a walk over the objects that the garbage collector knows
     (not those that `gc.freeze()` set apart). For import locks it is the number at this moment. A name is a module's
     global or class attribute, or an attribute of an instance that is a module's global.
+
+    Args:
+        ours: A lock that is not the program's.
     """
     lock, rlock = originals.LockType, originals.RLock
     simple_queue = getattr(sys.modules.get("_queue"), "SimpleQueue", None)
@@ -41,7 +44,7 @@ def find() -> tuple[dict[str, Any], ...]:
         elif kind is simple_queue:
             queues.append(found)
     importing = _import_locks()
-    locks = [found for found in locks if id(found) not in importing]
+    locks = [found for found in locks if id(found) not in importing and found is not ours]
     return (
         {"what": BEFORE, "count": len(locks), "where": _names({id(found) for found in locks})},
         {"what": SIMPLE_QUEUE, "count": len(queues), "where": _names({id(found) for found in queues})},
@@ -87,7 +90,9 @@ def _attributes(value: Any, module_name: str) -> dict[str, Any]:
             space = type.__dict__["__dict__"].__get__(value)
             return dict(space) if space.get("__module__") == module_name else {}
         # Not getattr: proxies run code. A type that replaces __dict__ is such a proxy.
-        if any("__dict__" in base.__dict__ and type(base.__dict__["__dict__"]) is not _DictSlot for base in kind.__mro__):
+        if any(
+            "__dict__" in base.__dict__ and type(base.__dict__["__dict__"]) is not _DictSlot for base in kind.__mro__
+        ):
             return {}
         return dict(object.__getattribute__(value, "__dict__"))
     except Exception:  # a name is not worth an error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from . import _settings
+from . import _core, _settings
 from ._original import bootstrap, originals, stock
 
 TYPE_CHECKING = False
@@ -70,14 +70,17 @@ def patch(
     if _settings.disabled_by():
         return False
     with _guard:
+        core = _core.loaded()
+        if target is not None and core is not None and core.is_open and target != core.path:
+            raise RuntimeError(f"this process records to {core.path or 'memory'} already, not to {target}")
         if _pairs:
-            _check_path(target)
             return True
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
         try:
             _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
-        except _unavailable() as exc:
+        except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
+            _unpatch()
             _settings.say(f"not recording: {exc}")
             return False
     return True
@@ -127,17 +130,11 @@ def uncovered() -> tuple[dict[str, Any], ...]:
     return _uncovered
 
 
-def _unavailable() -> type[Exception]:
-    from ._core import Unavailable
-
-    return Unavailable
-
-
 def _patch(
     target: str | None, force: bool, size: int | None, event_threshold_ms: float | None, follow_fork: bool | None
 ) -> None:
     global _pairs, _paused, _follow_fork, _uncovered
-    from . import _core, _green, _rebind
+    from . import _green, _rebind
     from . import _uncovered as _scan
 
     if (package := _green.patched_by()) is not None:
@@ -156,19 +153,17 @@ def _patch(
         if target is None and (output := _settings.output()) is not None:
             target = os.path.abspath(_expand(output))
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
-    else:
-        _check_path(target)
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
 
     _hook()
     _follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
-    _uncovered = _scan.find()
+    _uncovered = _scan.find(_guard)
     if first:
         for item in _uncovered:
             core.note(item["what"], item["count"], item["where"])
 
-    # From here on nothing may fail. The import system keeps the originals: its locks are not the program's.
+    # The import system keeps the originals: its locks are not the program's.
     ours = {name: getattr(drop_in, name) for name in drop_in._OURS if hasattr(stock, name)}
     bootstrap._thread = originals
     _pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
@@ -185,7 +180,7 @@ def _unpatch() -> bool:
     global _pairs
     if not _pairs:
         return False
-    from . import _core, _green, _rebind
+    from . import _green, _rebind
 
     _green.unwatch()
     ours = {id(value): original for original, value in _pairs}
@@ -202,18 +197,8 @@ def _unpatch() -> bool:
 
 
 def _set_recording() -> None:
-    from . import _core
-
     if _pairs and (core := _core.loaded()) is not None:
         core.lib.tt_recording_set(0 if _paused else 1)
-
-
-def _check_path(target: str | None) -> None:
-    from . import _core
-
-    core = _core.loaded()
-    if target is not None and core is not None and target != core.path:
-        raise RuntimeError(f"this process records to {core.path or 'memory'} already, not to {target}")
 
 
 def _expand(path: str | bytes) -> str:
@@ -241,8 +226,6 @@ def _hook() -> None:
         return
     import atexit
 
-    from . import _core
-
     core = _core.load()
     atexit.register(core.lib.tt_capture_finish)
     os.register_at_fork(after_in_child=_after_fork_in_child)
@@ -252,8 +235,6 @@ def _hook() -> None:
 def _after_fork_in_child() -> None:
     global _guard
     _guard = originals.RLock()
-    from . import _core
-
     core = _core.loaded()
     if core is None or not _follow_fork or core.path is None:
         return

@@ -37,7 +37,7 @@ def _chain() -> None:
         if spec is not None:
             break
     if spec is None or spec.loader is None:
-        return
+        raise ImportError("there is no other", name="sitecustomize")  # what `site` hears, and minds not, without us
     module = type(sys)("sitecustomize")
     module.__spec__, module.__loader__, module.__file__ = spec, spec.loader, spec.origin
     sys.modules["sitecustomize"] = module

@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     ):
         parser = subparsers.add_parser(verb, help=text, description=f"{text[0].upper()}{text[1:]}.")
         parser.add_argument("--user", action="store_true", help="in the user's site-packages")
-        parser.set_defaults(main=main)
+        parser.set_defaults(main=main, parser=parser)
 
 
 def pth_path(*, user: bool = False) -> str:
@@ -110,7 +110,9 @@ def install_main(args: argparse.Namespace) -> int:
     except OSError as exc:
         return _fail(exc)
     print(f"{'wrote' if is_new else 'already there:'} {path}")
-    print("It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded from their start.")
+    print(
+        "It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded from their start."
+    )
     print("TRACEDTHREAD_OUTPUT=/somewhere/app.%p.ttc says where to. Undo with: tracedthread uninstall")
     return 0
 

@@ -11,7 +11,6 @@ from tracedthread.patch import patch, pause
 TYPE_CHECKING = False  # everything imported here delays the program: no typing, no argparse
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
 
 __all__ = ["Options", "add_parser", "main", "parse", "run"]
 
@@ -190,30 +189,37 @@ def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
     if os.getpid() != pid or stream is None or (options.quiet and not options.report):
         return
     try:
-        if options.report or stream.isatty():
-            _report(stream, paths)
-        _next_step(stream, options)
-        stream.flush()
+        is_terminal = stream.isatty()
+        text = _report(is_terminal, paths) if options.report or is_terminal else ""
+        _settings.write(stream, text + _next_step(options, reported=bool(text)))
     except Exception as exc:  # the program has run; its exit status must stay what it is
         _settings.say(f"no report: {type(exc).__name__}: {exc}")
 
 
-def _report(stream: Any, paths: list[str]) -> None:
-    core = _core.load()
+def _report(is_terminal: bool, paths: list[str]) -> str:
+    import io
+
     pause()  # what rich and our own exporters do is not the program's
-    core.lib.tt_capture_finish()
+    _core.load().lib.tt_capture_finish()
     # Imports from here on are ours: a `token.py` beside the script is not meant.
     sys.path[:] = paths
     from tracedthread import snapshot
-    from tracedthread.export import text
+    from tracedthread.export import render
 
-    text.render(snapshot(), stream)
+    class Buffer(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    buffer = Buffer()
+    render(snapshot(), "text", buffer)
+    return buffer.getvalue()
 
 
-def _next_step(stream: Any, options: Options) -> None:
+def _next_step(options: Options, *, reported: bool) -> str:
     if options.output is not None:
         from shlex import quote
 
-        stream.write(f"tracedthread: recorded to {options.output}; next: tracedthread report {quote(options.output)}\n")
-    elif not options.report and not stream.isatty():
-        stream.write("tracedthread: recorded; add --report to see the report here, or -o FILE to keep the recording\n")
+        return f"tracedthread: recorded to {options.output}; next: tracedthread report {quote(options.output)}\n"
+    if reported:
+        return ""
+    return "tracedthread: recorded; add --report to see the report here, or -o FILE to keep the recording\n"
