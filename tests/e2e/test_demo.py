@@ -82,7 +82,7 @@ def test_the_story_is_told_with_the_numbers_of_the_profile() -> None:
     assert "PriceCache.lookup (shop.py:51): 61 waits, 3.0 s, up to 121 ms; called by Shop.price, Shop.checkout" in text
     assert "now and then, far too long: half of its 1,690 holds were over within" in text
     assert "the longest took 123 ms" in text
-    assert "<1 % of that waiting (3.0 ms)" in text
+    assert "0.1 % of that waiting (3.0 ms)" in text
     assert "queue.get: 17 s, in Shop.pack" in text
 
 

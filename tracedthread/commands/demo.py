@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -35,6 +37,8 @@ BAD_INPUT = 2
 
 NOTICEABLE_S = 0.010  # a wait that the user of a service can tell from none
 TIMEOUT_S = 120.0  # for the shop, beyond the time its load takes
+
+_STDLIB = re.compile(r"/lib/python3\.\d+/(?!site-packages/|dist-packages/)")
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -135,10 +139,13 @@ def tell(profile: Profile, stream: TextIO) -> bool:
         paragraphs.append(_resources(profile))
     if profile.idle:
         paragraphs.append(_idle(profile))
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     stream.write("\nWhat to learn from it\n")
     for number, (text, rows) in enumerate(paragraphs, start=1):
-        wrapped = textwrap.wrap(text, 100, initial_indent=f"{number}. ", subsequent_indent="   ")
-        stream.writelines(f"{line}\n" for line in ("", *wrapped, *(f"     {row}" for row in rows)))
+        lines = textwrap.wrap(text, width, initial_indent=f"{number}. ", subsequent_indent="   ")
+        for row in rows:
+            lines += textwrap.wrap(row, width, initial_indent="     ", subsequent_indent="       ")
+        stream.writelines(f"{line}\n" for line in ("", *lines))
     return True
 
 
@@ -147,7 +154,8 @@ def _who(lock: LockRow, profile: Profile) -> Paragraph:
     text = (
         f"One lock made threads slow: {lock.name}, created in {_place(lock.created)}. "
         f"{count(lock.stats.contended, 'wait')} for it took {duration(lock.wait_s)} together, "
-        f"{percent(lock.wait_s, everything)} of all waiting for locks; the longest {duration(lock.wait_max_s)}."
+        f"{percent(lock.wait_s, everything)} of all waiting for locks; the longest {duration(lock.wait_max_s)}. "
+        "Compare that with the p99 that the shop printed first: those are the requests that waited."
     )
     return text, []
 
@@ -194,8 +202,8 @@ def _gil(lock: LockRow) -> Paragraph:
 
 def _resources(profile: Profile) -> Paragraph:
     text = (
-        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. That is a limit somebody "
-        "chose, and nobody holds it for too long; where it hurts, raise it or serve faster:"
+        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. Such limits were chosen by "
+        "somebody, for a reason; where one hurts, raise it, or be done faster with what it limits:"
     )
     return text, _by_kind(profile.resources)
 
@@ -216,10 +224,15 @@ def _by_kind(waits: tuple[WaitRow, ...]) -> list[str]:
     sums = {kind: sum(wait.wait_s for wait in rows) for kind, rows in kinds.items()}
     lines = []
     for kind in sorted(sums, key=lambda kind: -sums[kind]):
-        functions = list(dict.fromkeys(wait.frame.function for wait in kinds[kind]))
+        functions = list(dict.fromkeys(_own_function(wait) for wait in kinds[kind]))
         more = f" and {len(functions) - 3} more" if len(functions) > 3 else ""
         lines.append(f"{kind}: {duration(sums[kind])}, in {', '.join(functions[:3])}{more}")
     return lines
+
+
+def _own_function(wait: WaitRow) -> str:
+    """The program's function, not the library's that waits for it (`Future.result`)."""
+    return next((frame.function for frame in wait.stack if not _STDLIB.search(frame.path)), wait.frame.function)
 
 
 def _place(frame: Frame) -> str:
