@@ -38,7 +38,8 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
         namespace["__annotations__"] = {}
     if module is not None:
         sys.argv = ["-m", *arguments]
-        _set_first_path(os.getcwd())
+        if (folder := _current_folder()) is not None:
+            _set_first_path(folder)
         execute = _module_runner(module, True)
     else:
         assert script is not None
@@ -131,7 +132,15 @@ def _module_runner(name: str, alter_argv: bool) -> Callable[[], int | None]:
 
 def _absolute(path: str) -> str:
     # As the interpreter makes `__file__` absolute: it drops a leading ./ on some versions and normalises nothing.
-    return path if os.path.isabs(path) else f"{os.getcwd().rstrip('/')}/{path}"
+    folder = _current_folder()
+    return path if os.path.isabs(path) or folder is None else f"{folder.rstrip('/')}/{path}"
+
+
+def _current_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # removed meanwhile
+        return None
 
 
 def _has_importer(path: str) -> bool:

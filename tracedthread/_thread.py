@@ -1,9 +1,9 @@
 """Replaced below by the docstring of the interpreter's own `_thread`."""
 
 # The drop-in: every name that this interpreter's `_thread` has and nothing else, ours where we record, its own elsewhere.
-# Importing it loads the native code, and raises ImportError where that cannot be.
+# Importing it loads the native code; where that cannot be, or a switch such as TRACEDTHREAD_DISABLED is set, all is stock.
 
-from . import _core
+from . import _core, _settings
 from ._original import originals as _originals
 from ._original import stock as _stock
 
@@ -53,15 +53,18 @@ _PASSED_THROUGH = (
 # Names of a newer interpreter that nobody has looked at yet: passed through, and a failing test for us.
 _UNKNOWN = tuple(sorted(set(vars(_originals)) - set(_OURS) - set(_PASSED_THROUGH)))
 
-try:
-    _types = _core.load().types
-except _core.Unavailable as _exc:
-    raise ImportError(f"tracedthread._thread: {_exc}") from None
+if _settings.disabled_by() is None:
+    try:
+        _types = _core.load().types
+    except _core.Unavailable as _exc:
+        _settings.say(f"not recording: {_exc}")
+        _types = _originals
+else:
+    _types = _originals
 
-globals().update(
-    {_name: getattr(_originals, _name) for _name in (*_PASSED_THROUGH, *_UNKNOWN) if hasattr(_originals, _name)}
-)
-globals().update({_name: getattr(_types, _ours) for _name, _ours in _OURS.items() if hasattr(_originals, _name)})
+globals().update(vars(_originals))
+if _types is not _originals:
+    globals().update({_name: getattr(_types, _ours) for _name, _ours in _OURS.items() if hasattr(_originals, _name)})
 __doc__ = _stock.__doc__
 del TYPE_CHECKING  # `from tracedthread._thread import *` gives what `from _thread import *` gives
 

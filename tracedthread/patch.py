@@ -65,7 +65,11 @@ def patch(
         raise ValueError(f"capture_bytes must be at least {_settings.MIN_CAPTURE_BYTES}")
     if event_threshold_ms is not None and not 0 <= event_threshold_ms < 1e9:
         raise ValueError("event_threshold_ms must be a number of milliseconds")
-    target = None if path is None else os.path.abspath(_expand(os.fspath(path)))
+    try:
+        target = None if path is None else os.path.abspath(_expand(os.fspath(path)))
+    except OSError as exc:
+        _settings.say(f"not recording: the current directory is gone ({exc})")
+        return False
     sys.audit("tracedthread.patch", target)
     if _settings.disabled_by():
         return False
@@ -143,10 +147,7 @@ def _patch(
         if getattr(stock, name, value) is not value:
             raise _core.Unavailable(f"something else has replaced _thread.{name}")
     core = _core.load()
-    try:
-        from . import _thread as drop_in
-    except ImportError as exc:
-        raise _core.Unavailable(str(exc)) from None
+    from . import _thread as drop_in
 
     first = not core.is_open
     if first:
@@ -164,7 +165,7 @@ def _patch(
             core.note(item["what"], item["count"], item["where"])
 
     # The import system keeps the originals: its locks are not the program's.
-    ours = {name: getattr(drop_in, name) for name in drop_in._OURS if hasattr(stock, name)}
+    ours = {name: getattr(core.types, kind) for name, kind in drop_in._OURS.items() if hasattr(originals, name)}
     bootstrap._thread = originals
     _pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
     _paused = False

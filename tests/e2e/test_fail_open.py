@@ -167,6 +167,46 @@ def test_no_file_descriptor_left(program: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_seccomp_that_refuses_memfd(program: Path) -> None:
+    numbers = {"x86_64": (0xC000003E, 319), "aarch64": (0xC00000B7, 279)}
+    if os.uname().machine not in numbers:
+        pytest.skip(f"no system call numbers for {os.uname().machine}")
+    architecture, memfd_create = numbers[os.uname().machine]
+    # load architecture; other: allow; load number; memfd_create: EPERM; allow
+    rules = [
+        (0x20, 0, 0, 4),
+        (0x15, 0, 3, architecture),
+        (0x20, 0, 0, 0),
+        (0x15, 0, 1, memfd_create),
+        (0x06, 0, 0, 0x00050001),
+        (0x06, 0, 0, 0x7FFF0000),
+    ]
+    code = f"""
+        import ctypes, struct
+        libc = ctypes.CDLL(None, use_errno=True)
+        rules = b"".join(struct.pack("HBBI", *rule) for rule in {rules})
+        buffer = ctypes.create_string_buffer(rules)
+        program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", {len(rules)}, ctypes.addressof(buffer)))
+        assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+        import sys
+        sys.argv = ["tracedthread", "run", "--report", "program.py"]
+        from tracedthread.__main__ import main
+        sys.exit(main())
+    """
+    assert_ran_with_one_line(start([sys.executable, "-c", textwrap.dedent(code)], program), "")
+
+
+def test_current_directory_that_is_gone(program: Path) -> None:
+    gone = program / "gone"
+    gone.mkdir()
+    script = 'rmdir "$PWD" && exec "$@"'
+    command = ["sh", "-c", script, "sh", *RUN, "-o", "app.ttc", str(program / "program.py")]
+    assert_ran_with_one_line(start(command, gone), "")
+    gone.mkdir()
+    result = start(["sh", "-c", script, "sh", *RUN, "-q", "-m", "this"], gone)
+    assert "Zen of Python" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -202,6 +242,23 @@ def test_native_code_that_is_broken(program: Path, copy: Path) -> None:
     for file in (copy / "tracedthread").glob("_native*.so"):
         file.write_bytes(b"not a shared object")
     assert_ran_with_one_line(start([*RUN, "program.py"], program, root=copy), "no native code")
+
+
+def test_the_drop_in_itself_is_stock_where_nothing_can_be_recorded(program: Path, copy: Path) -> None:
+    code = """
+        import _thread as stock
+        from tracedthread import _thread as ours
+        assert all(getattr(ours, name) is getattr(stock, name) for name in dir(ours) if not name.startswith("__"))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    result = start(command, program, TRACEDTHREAD_DISABLED="1")
+    assert (result.returncode, result.stderr) == (0, "")
+    for file in (copy / "tracedthread").glob("_native*.so"):
+        file.unlink()
+    result = start(command, program, root=copy)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("tracedthread: not recording: no native code")
+    assert result.stderr.count("\n") == 1
 
 
 def test_native_code_of_another_version(program: Path, copy: Path) -> None:

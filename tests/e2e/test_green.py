@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,7 @@ WORK = """
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An interpreter with gevent and eventlet: this one, or a venv's."""
-    try:
-        import eventlet  # noqa: F401
-        import gevent  # noqa: F401
-    except ImportError:
-        pass
-    else:
+    if find_spec("gevent") and find_spec("eventlet"):
         return sys.executable
     folder = tmp_path_factory.mktemp("green")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=LIMIT_S)
@@ -98,9 +94,10 @@ def test_when_they_come_later_we_step_aside(python: str, package: str, monkey: s
         import sys
         assert not tracedthread.is_patched()
         assert not any(type(finder).__module__.startswith("tracedthread") for finder in sys.meta_path)
-        names = set(tracedthread._core.load().types.__dict__.values()) - {None}
-        assert not [n for n, m in list(sys.modules.items()) if not n.startswith("tracedthread")
-                    for v in list(vars(m).values()) if type(v) in (type, type(len)) and v in names]
+        ours = {id(getattr(tracedthread._thread, name)) for name in tracedthread._thread._OURS if hasattr(tracedthread._thread, name)}
+        left = [(n, k) for n, m in list(sys.modules.items()) if not n.startswith("tracedthread")
+                for k, v in list(vars(m).items()) if id(v) in ours]
+        assert not left, left
     """
     stock = start(python, "-c", code(loaded, monkey, WORK))
     result = start(python, "-c", code(loaded, ours, monkey, "from tracedthread import _core", after, WORK))

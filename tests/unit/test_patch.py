@@ -120,6 +120,8 @@ def test_modules_loaded_before_are_rebound_and_restored() -> None:
         old = threading.Lock()
         assert tracedthread.unpatch()
         for (m, n), v in before.items():
+            if type(v).__name__ == "lazy_import":  # 3.15: used meanwhile, by whoever
+                continue
             assert vars(sys.modules[m]).get(n) is v or m.startswith("tracedthread"), (m, n)
         assert type(while_patched.Lock()) is type(while_patched.allocate_lock()) is while_patched.LockType is stock["lock"]
         assert type(Uses.make()) is type(Later.make()) is type(kept()) is stock["lock"]
