@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <stddef.h>
 
-// How many records each section gets (bytes for strings). Zero: the default.
+// How many records each section gets (bytes for strings). Zero: the default. A NULL tt_sizes: all defaults.
 typedef struct tt_sizes {
     uint32_t strings, frames, stacks, sites, cells, threads, events;
 } tt_sizes;

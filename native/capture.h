@@ -119,7 +119,7 @@ typedef struct tt_site_stats {
     uint64_t gil_ticks;         // others waited because the owner waited for the GIL (not stamped yet: 0)
     uint64_t handoff_ticks;     // waiters, but no owner (not stamped yet: 0)
     uint64_t waiters;           // waiting now
-    uint64_t reserved;
+    uint64_t pending_hold;      // 2 * ticks + 1 of the newest hold, not yet in the hold_* fields; top bit: 0 ticks; 0: none
     uint64_t hold_histogram[304];   // TT_HISTOGRAM_BUCKETS
     uint64_t wait_histogram[304];
 } tt_site_stats;

@@ -31,13 +31,12 @@ typedef struct _PyInterpreterFrame tt_pyframe;
 #define PyUnstable_Eval_RequestCodeExtraIndex _PyEval_RequestCodeExtraIndex
 #endif
 
-// Frames that only mark where C called the interpreter have no code of their own.
+// Passes over frames that are no function's: marks of where C called the interpreter, the helper under `__init__`, and
+// functions that have not begun yet.
 static inline tt_pyframe *tt_pyframe_visible(tt_pyframe *f)
 {
-#if PY_VERSION_HEX >= 0x030E0000
-    while (f && f->owner >= FRAME_OWNED_BY_INTERPRETER) f = f->previous;
-#elif PY_VERSION_HEX >= 0x030C0000
-    while (f && f->owner == FRAME_OWNED_BY_CSTACK) f = f->previous;
+#if PY_VERSION_HEX >= 0x030B0000
+    while (f && _PyFrame_IsIncomplete(f)) f = f->previous;
 #endif
     return f;
 }

@@ -80,19 +80,25 @@ static void lock_dealloc(lockobject *self)
     Py_DECREF(type);
 }
 
-static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+#define SLOW static __attribute__((noinline, cold))
+
+static inline PyObject *truth(int result) { return result < 0 ? NULL : Py_NewRef(result ? Py_True : Py_False); }
+
+SLOW PyObject *lock_acquire_slow(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t timeout_ns;
     if (tt_py_parse_acquire(args, nargs, kwnames, &timeout_ns) < 0) return NULL;
-    if (tt_lock_try_fast(&self->lock)) {
-        tt_hold_begin(&self->lock);
-        Py_RETURN_TRUE;
-    }
-    int r = tt_py_acquire_slow((PyObject *)self, &self->lock, TT_LOCK, timeout_ns, true);
-    return r < 0 ? NULL : Py_NewRef(r ? Py_True : Py_False);
+    return truth(tt_py_acquire_slow((PyObject *)self, &self->lock, TT_LOCK, timeout_ns, true));
 }
 
-static PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
+static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return lock_acquire_slow(self, args, nargs, kwnames);
+    tt_hold_begin(&self->lock);
+    Py_RETURN_TRUE;
+}
+
+SLOW PyObject *lock_release_slow(lockobject *self)
 {
     if (!tt_lock_held(&self->lock)) {
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
@@ -100,6 +106,14 @@ static PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
     }
     tt_hold_end(&self->lock);
     tt_lock_release(&self->lock);
+    Py_RETURN_NONE;
+}
+
+static PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (self->lock.word != TT_HELD) return lock_release_slow(self);
+    tt_hold_end(&self->lock);
+    self->lock.word = 0;
     Py_RETURN_NONE;
 }
 
@@ -176,20 +190,26 @@ static int rlock_take(rlockobject *self, int64_t timeout_ns, bool interruptible,
     return 1;
 }
 
-static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+SLOW PyObject *rlock_acquire_slow(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t timeout_ns;
     if (tt_py_parse_acquire(args, nargs, kwnames, &timeout_ns) < 0) return NULL;
-    if (self->count > 0 && self->owner == me()) {
-        if (self->count + 1 <= self->count) {
-            PyErr_SetString(PyExc_OverflowError, "Internal lock count overflowed");
-            return NULL;
-        }
-        self->count++;
-        Py_RETURN_TRUE;
+    if (self->count == 0 || self->owner != me()) return truth(rlock_take(self, timeout_ns, true, 1));
+    if (self->count + 1 <= self->count) {
+        PyErr_SetString(PyExc_OverflowError, "Internal lock count overflowed");
+        return NULL;
     }
-    int r = rlock_take(self, timeout_ns, true, 1);
-    return r < 0 ? NULL : Py_NewRef(r ? Py_True : Py_False);
+    self->count++;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return rlock_acquire_slow(self, args, nargs, kwnames);
+    tt_hold_begin(&self->lock);
+    self->owner = me();
+    self->count = 1;
+    Py_RETURN_TRUE;
 }
 
 static void rlock_free(rlockobject *self)
@@ -284,7 +304,12 @@ static PyObject *rlock_at_fork_reinit(rlockobject *self, PyObject *Py_UNUSED(ign
 
 static PyObject *rlock_repr(rlockobject *self)
 {
-    return PyUnicode_FromFormat("<%s %s object owner=%lu count=%lu at %p>", self->count ? "locked" : "unlocked",
+#if PY_VERSION_HEX < 0x030D0000
+    const char *format = "<%s %s object owner=%ld count=%lu at %p>";
+#else
+    const char *format = "<%s %s object owner=%lu count=%lu at %p>";
+#endif
+    return PyUnicode_FromFormat(format, self->count ? "locked" : "unlocked",
                                 Py_TYPE(self)->tp_name, self->owner, self->count, self);
 }
 

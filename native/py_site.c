@@ -54,11 +54,16 @@ static uint32_t frame_id(tt_pyframe *frame, const tt_py_code *known)
 
 static uint32_t stack_from(tt_pyframe *frame)
 {
-    uint32_t frames[MAX_DEPTH], depth = 0;
+    uint32_t frames[MAX_DEPTH], depth = 0, hidden = 0;
     for (; frame && depth < MAX_DEPTH; frame = tt_pyframe_caller(frame)) {
         const tt_py_code *known = tt_py_code_of(frame);
-        if (known && !known->hidden) frames[depth++] = frame_id(frame, known);
+        if (!known) continue;
+        if (!known->hidden)
+            frames[depth++] = frame_id(frame, known);
+        else if (known->role >= 0)
+            hidden = frame_id(frame, known);
     }
+    if (depth == 0 && hidden) frames[depth++] = hidden;   // Thread(target=queue.get): nobody else is there to be named
     return tt_intern_stack(frames, depth);
 }
 

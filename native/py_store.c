@@ -1,4 +1,5 @@
 // Naming a lock after the variable it is stored in, from the bytecode that follows the call.
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include "intern.h"
@@ -91,15 +92,23 @@ static const char *module_stem(const char *file, int *length)
     return file + start;
 }
 
+// `__lock` for `_Cache__lock`, which the compiler makes of it in class Cache (or _Cache).
+static const char *unmangled(const char *attribute, const char *class, int class_length)
+{
+    while (class_length > 0 && *class == '_') class++, class_length--;
+    bool mangled = class_length > 0 && attribute[0] == '_' && strncmp(attribute + 1, class, (size_t)class_length) == 0
+                   && strncmp(attribute + 1 + class_length, "__", 2) == 0;
+    return mangled ? attribute + 1 + class_length : attribute;
+}
+
 uint32_t tt_py_store_name(PyCodeObject *code, int offset, const tt_py_code *known, uint32_t line, uint32_t *member)
 {
     int how, function_length, file_length;
     PyObject *variable = find_store(code, offset, &how);
     const char *function = text_of(known->function, &function_length), *file = text_of(known->file, &file_length);
-    Py_ssize_t variable_length = 0;
-    const char *text = variable ? PyUnicode_AsUTF8AndSize(variable, &variable_length) : NULL;
+    const char *text = variable ? PyUnicode_AsUTF8(variable) : NULL;
     if (variable && !text) PyErr_Clear();
-    *member = how == STORES_ATTR && text ? tt_intern_text(text, (uint32_t)variable_length) : 0;
+    *member = 0;
     char name[512];
     int n;
     bool in_module = function_length == 8 && memcmp(function, "<module>", 8) == 0;
@@ -123,6 +132,12 @@ uint32_t tt_py_store_name(PyCodeObject *code, int offset, const tt_py_code *know
                 start = i + 1 < end ? i + 1 : 0;
                 break;
             }
+        if (how == STORES_ATTR) {
+            int class = end;
+            while (class > start && function[class - 1] != '.') class--;
+            text = unmangled(text, function + class, end - class);
+            *member = tt_intern_text(text, (uint32_t)strlen(text));
+        }
         n = snprintf(name, sizeof name, "%.*s.%s", end - start, function + start, text);
     }
     if (n < 0) return 0;

@@ -29,6 +29,9 @@ static void task_dealloc(taskobject *self)
 static PyObject *task_repr(taskobject *self) { return PyObject_Repr(self->function); }
 static Py_hash_t task_hash(taskobject *self) { return PyObject_Hash(self->function); }
 
+// An audit hook that looks at the function's name finds it.
+static PyObject *task_getattr(taskobject *self, PyObject *name) { return PyObject_GetAttr(self->function, name); }
+
 static PyObject *task_compare(taskobject *self, PyObject *other, int op)
 {
     if (Py_IS_TYPE(other, task_type)) other = ((taskobject *)other)->function;
@@ -140,7 +143,7 @@ static PyMethodDef methods[] = {
 static int make_task_type(void)
 {
     static PyType_Slot slots[] = {{Py_tp_dealloc, task_dealloc}, {Py_tp_repr, task_repr}, {Py_tp_hash, task_hash},
-                                  {Py_tp_richcompare, task_compare}, {Py_tp_call, task_call}, {0, NULL}};
+                                  {Py_tp_richcompare, task_compare}, {Py_tp_getattro, task_getattr}, {Py_tp_call, task_call}, {0, NULL}};
     static PyType_Spec spec = {"tracedthread._types.task", sizeof(taskobject), 0,
                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
     Py_XSETREF(task_type, (PyTypeObject *)PyType_FromSpec(&spec));

@@ -2,9 +2,16 @@
 #include "intern.h"
 #include "thread.h"
 
+#define ANCHOR_NS 1000000000u   // the least time between two readings of all clocks
+
 static uint64_t event_threshold_ns = 1000000;
 
 void tt_event_threshold_set(uint64_t ns) { event_threshold_ns = ns; }
+
+void tt_hold_count_odd(tt_site_stats *s, uint64_t pending)
+{
+    if (pending) s->hold_histogram[0]++;
+}
 
 static void count_contention(const tt_wait *w, uint64_t ticks, uint64_t ns)
 {
@@ -64,5 +71,9 @@ void tt_wait_record(const tt_wait *w)
     cell->timeouts += w->outcome == TT_TIMEOUT;
     cell->interrupted += w->outcome == TT_INTERRUPTED;
     count_thread(w, ticks);
-    if (ns >= event_threshold_ns) write_event(w);
+    if (ns >= event_threshold_ns) {
+        write_event(w);
+        // So that the times of a killed process can be told to the nanosecond.
+        if (tt_ticks_to_ns(tt_elapsed(tt_the_segment.header->last.ticks, w->end)) >= ANCHOR_NS) tt_capture_anchor();
+    }
 }

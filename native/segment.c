@@ -50,6 +50,8 @@ static uint64_t page_align(uint64_t n) { return (n + TT_PAGE - 1) / TT_PAGE * TT
 // Fills `sections` for the asked sizes; returns the length of the whole.
 static uint64_t plan(const tt_sizes *sizes, tt_section *sections)
 {
+    static const tt_sizes defaults;
+    if (!sizes) sizes = &defaults;
     const uint32_t asked[TT_SECTIONS] = {sizes->strings, sizes->frames, sizes->stacks,  sizes->sites, sizes->sites,
                                          sizes->cells,   sizes->threads, sizes->events, 0};
     static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096};

@@ -43,6 +43,12 @@ class Histogram:
         # Most histograms are empty; to see that needs no unpacking.
         return cls(struct.unpack(f"<{BUCKETS}Q", data)) if data.strip(b"\0") else EMPTY
 
+    def with_one(self, ns: int) -> Histogram:
+        """These durations and one more."""
+        counts = list(self.counts or (0,) * BUCKETS)
+        counts[index_of(ns)] += 1
+        return Histogram(tuple(counts))
+
     def __add__(self, other: Histogram) -> Histogram:
         if not other.counts:
             return self

@@ -118,7 +118,7 @@ class StatsRecord(NamedTuple):
     gil_ticks: int
     handoff_ticks: int
     waiters: int
-    reserved: int
+    pending_hold: int
     hold_histogram: bytes
     wait_histogram: bytes
 

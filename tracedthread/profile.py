@@ -225,14 +225,24 @@ def _read_rows(capture: Capture) -> tuple[list[LockRow], list[WaitRow], list[Wai
     for index, (lock, stats) in enumerate(zip(sites, capture.stats())):
         if index in (layout.SITE_UNRECORDED, layout.SITE_WAITER):
             continue
-        fields = stats._asdict()
-        del fields["reserved"]
-        hold = Histogram.from_bytes(fields.pop("hold_histogram"))
-        wait = Histogram.from_bytes(fields.pop("wait_histogram"))
-        used = replace(lock, stats=Stats(**fields, hold=hold, wait=wait), waits=tuple(contention.get(index, ())))
+        used = replace(lock, stats=_stats(stats, capture.header.ns_per_tick), waits=tuple(contention.get(index, ())))
         if used.stats or used.waits:
             rows.append(_with_other_waits(used) if has_other else used)
     return _merge_locks(rows), _merge_waits(idle), _merge_waits(resources)
+
+
+def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
+    """One site's counters, with its newest hold, which native code counts only when the next one ends."""
+    fields = record._asdict()
+    pending = fields.pop("pending_hold")
+    hold = Histogram.from_bytes(fields.pop("hold_histogram"))
+    wait = Histogram.from_bytes(fields.pop("wait_histogram"))
+    if pending:
+        ticks = pending >> 1 if pending < 1 << 63 else 0
+        fields["hold_ticks"] += ticks
+        fields["hold_max_ticks"] = max(fields["hold_max_ticks"], ticks)
+        hold = hold.with_one(ticks * ns_per_tick >> 32)
+    return Stats(**fields, hold=hold, wait=wait)
 
 
 def _lock_row(capture: Capture, index: int, site: layout.SiteRecord) -> LockRow:

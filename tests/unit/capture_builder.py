@@ -36,7 +36,7 @@ class Site:
         self.id = site_id
         self.type = lock_type
         names = "created destroyed acquisitions contended timeouts interrupted failed_tries hold_ticks hold_max_ticks"
-        names += " wait_ticks wait_max_ticks own_gil_ticks gil_ticks handoff_ticks waiters reserved"
+        names += " wait_ticks wait_max_ticks own_gil_ticks gil_ticks handoff_ticks waiters pending_hold"
         self.counters = dict.fromkeys(names.split(), 0)
         self.hold_histogram = [0] * BUCKETS
         self.wait_histogram = [0] * BUCKETS

@@ -105,6 +105,19 @@ def test_lock_row_has_its_counts_and_times() -> None:
     )
 
 
+@pytest.mark.parametrize(("pending", "ticks"), [(2 * 5000 + 1, 5000), ((1 << 64) - 3, 0)])
+def test_newest_hold_is_pending_in_the_capture_and_counted_by_the_reader(pending: int, ticks: int) -> None:
+    builder = cb.CaptureBuilder()
+    site = builder.site("lock", PLACE)
+    site.hold(1000)
+    site.counters["acquisitions"] += 1
+    site.counters["pending_hold"] = pending
+    stats = profile(builder).locks[0].stats
+    assert sum(stats.hold.counts) == stats.acquisitions == 2
+    assert stats.hold_ticks == 1000 * cb.TICKS_PER_NS + ticks
+    assert stats.hold_max_ticks == max(1000 * cb.TICKS_PER_NS, ticks)
+
+
 def test_every_list_has_the_worst_first() -> None:
     for rows, key in [
         (REPORT["locks"], "wait_s"),
