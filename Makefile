@@ -1,0 +1,59 @@
+# Every target makes what it needs: a virtual environment a Python version (.venv/3.13.0, from PyPI by name) and the
+# extension, built in place. A second run finds both and is quick. Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())')
+ifeq ($(VERSION),)
+$(error no Python at "$(PYTHON)")
+endif
+VENV := .venv/$(VERSION)
+RUN := $(VENV)/bin/python
+NATIVE := $(wildcard native/*.c native/*.h native/build.py)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo build test test-all bench lint clean
+
+help:  ## these lines
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build  ## record a small shop and learn from its report (about 10 s); keeps build/demo.ttc and build/demo.json
+	@$(RUN) -m tracedthread demo --force -o build/demo.ttc
+	@$(RUN) -m tracedthread report build/demo.ttc --format json >build/demo.json
+
+build: $(VENV)/.native  ## the extension for PYTHON, in place
+
+test: build  ## all tests on PYTHON, and the short modules of CPython's own tests under the patch
+	@mkdir -p build
+	$(RUN) -m pytest
+	$(RUN) tests/cpython/run.py --mode A --short
+
+test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this machine, and on 3.14 and 3.15 (about 40 min)
+	$(PYTHON) tests/pythons/matrix.py
+
+bench: build  ## what our locks cost, against the stock ones
+	set -e; for file in benchmarks/bench_*.py; do $(RUN) $$file; done
+
+lint: build $(VENV)/.lint  ## formatting, style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(RUN) -m mypy.stubtest tracedthread._types tracedthread._native --mypy-config-file pyproject.toml --ignore-missing-stub
+
+clean:  ## remove what the other targets made, but for build/debian, a whole Debian
+	rm -rf .venv dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -f tracedthread/*.so
+	find build -mindepth 1 -maxdepth 1 ! -name debian -exec rm -rf {} + 2>/dev/null || true
+	find . -name __pycache__ -not -path './build/*' -prune -exec rm -rf {} +
+
+$(VENV)/.made: pyproject.toml tests/pythons/venv.sh
+	bash tests/pythons/venv.sh $(PYTHON) $(VENV) test
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.made
+	bash -c '$(RUN) -m pip --disable-pip-version-check -qq install --group lint'
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.made $(NATIVE)
+	$(RUN) native/build.py
+	@touch $@

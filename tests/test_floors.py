@@ -1,0 +1,36 @@
+"""Imports go down only. pyproject.toml names the floors; every module of the package stands on one of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+
+from tracedthread.export import FORMATS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_imports_keep_to_the_floors() -> None:
+    command = "from importlinter.cli import lint_imports_command as main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", command, "--no-cache"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_report_formats_do_not_import_each_other() -> None:
+    graph = grimp.build_graph("tracedthread", cache_dir=None)
+    formats = set(FORMATS.values())
+    assert formats <= graph.modules
+    for name in formats:
+        assert not graph.find_modules_directly_imported_by(name) & formats, name
