@@ -43,8 +43,7 @@ static void write_event(const tt_wait *w)
     uint64_t index = s->used;
     tt_event *e = &tt_the_segment.events[index % s->capacity];
     // A reader copies the record between two looks at its sequence; both must find index + 1.
-    __atomic_store_n(&e->sequence, 0, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
+    __atomic_exchange_n(&e->sequence, 0, __ATOMIC_ACQ_REL);   // no later store moves before it
     e->start_ticks = w->start;
     e->end_ticks = w->end;
     e->own_gil_ticks = w->own_gil;

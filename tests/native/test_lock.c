@@ -1,0 +1,232 @@
+// The lock by many threads: exclusion, exact counts, no lost wake-up, fairness, fork.
+#define _GNU_SOURCE
+#include "lock.h"
+#include <sched.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "check.h"
+#include "intern.h"
+#include "record.h"
+
+enum { THREADS = 8 };
+static long operations;   // of all threads together
+static tt_lock lock;
+static long inside, done, gave_up;
+
+static int64_t deadline_in(int64_t ns) { return (int64_t)tt_clock_monotonic_ns() + ns; }
+
+// As tt_py_acquire_slow, with the mutex for the GIL. False: timed out.
+static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
+{
+    if (tt_lock_try_fast(l) || tt_lock_try(l)) {
+        tt_hold_begin(l);
+        return true;
+    }
+    tt_waiter *w = tt_waiter_new();
+    CHECK(w);
+    tt_lock_enqueue(l, w);
+    int64_t deadline = timeout_ns < 0 ? -1 : deadline_in(timeout_ns);
+    bool obtained = false;
+    tt_the_segment.stats[l->site].waiters++;
+    for (;;) {
+        drop_gil();
+        tt_status status = tt_waiter_sleep(w, deadline);
+        take_gil();
+        // A signal handler that raises makes a waiter leave although it was woken: it must pass the wake-up on.
+        if (leave_when_woken) break;
+        if ((obtained = tt_lock_claim(l, w)) || status == TT_TIMED_OUT) break;
+    }
+    if (!obtained) tt_lock_leave(l, w);
+    if (obtained) tt_hold_begin(l);
+    tt_wait_record(&(tt_wait){.start = w->arrived, .end = tt_ticks(), .site = l->site, .kind = TT_KIND_LOCK,
+                              .outcome = obtained ? TT_ACQUIRED : TT_TIMEOUT});
+    tt_the_segment.stats[l->site].waiters--;
+    tt_waiter_free(w);
+    return obtained;
+}
+
+static void release(tt_lock *l)
+{
+    tt_hold_end(l);
+    tt_lock_release(l);
+}
+
+static uint64_t sum(const uint64_t *histogram)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < TT_HISTOGRAM_BUCKETS; i++) n += histogram[i];
+    return n;
+}
+
+static void *work(void *argument)
+{
+    unsigned seed = (unsigned)(uintptr_t)argument;
+    take_gil();
+    for (long i = 0; i < operations / THREADS; i++) {
+        unsigned dice = (unsigned)rand_r(&seed);
+        bool obtained = acquire(&lock, dice % 16 == 0 ? (int64_t)(dice % 50000) : -1, dice % 64 == 1);
+        if (!obtained) {
+            gave_up++;
+            continue;
+        }
+        CHECK(inside++ == 0);
+        if (dice % 64 == 0) {   // I/O in the critical section
+            drop_gil();
+            sched_yield();
+            take_gil();
+        }
+        CHECK(--inside == 0);
+        done++;
+        release(&lock);
+        if (dice % 128 == 2) {   // the switch interval
+            drop_gil();
+            take_gil();
+        }
+    }
+    drop_gil();
+    return NULL;
+}
+
+static void test_exclusion_and_exact_counts(void)
+{
+    pthread_t threads[THREADS];
+    take_gil();
+    tt_site_stats before = tt_the_segment.stats[lock.site];
+    drop_gil();
+    for (uintptr_t i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, work, (void *)(i + 1)) == 0);
+    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    const tt_site_stats *s = &tt_the_segment.stats[lock.site];
+    CHECK(lock.word == 0);
+    CHECK(done + gave_up == operations / THREADS * THREADS);
+    CHECK(s->acquisitions - before.acquisitions == (uint64_t)done);
+    CHECK(sum(s->hold_histogram) + (s->pending_hold != 0) == s->acquisitions);
+    CHECK(s->timeouts - before.timeouts == (uint64_t)gave_up);
+    CHECK(sum(s->wait_histogram) == s->contended);
+    CHECK(s->waiters == 0);
+    uint64_t cells = 0, ticks = 0;
+    for (uint64_t i = 0; i < tt_the_segment.sections[TT_CELLS].used; i++) {
+        cells += tt_the_segment.cells[i].count;
+        ticks += tt_the_segment.cells[i].wait_ticks;
+    }
+    CHECK(cells == s->contended && ticks == s->wait_ticks);
+    printf("%ld acquired, %ld gave up, %llu waits\n", done, gave_up, (unsigned long long)s->contended);
+}
+
+static void *want_once(void *argument)
+{
+    take_gil();
+    CHECK(acquire(argument, -1, false));
+    done++;
+    release(argument);
+    drop_gil();
+    return NULL;
+}
+
+static void wait_for_waiters(const tt_lock *l, int count)
+{
+    for (;;) {
+        take_gil();
+        int n = 0;
+        if (l->word & TT_QUEUED) {
+            const tt_waiter *w = l->first;
+            do n++, w = w->next;
+            while (w != l->first);
+        }
+        drop_gil();
+        if (n == count) return;
+        sched_yield();
+    }
+}
+
+// A holder that releases and at once takes the lock again, again and again, must let the waiter in.
+static void test_passed_over_waiter_is_handed_the_lock(void)
+{
+    tt_lock l = {.site = lock.site};
+    pthread_t thread;
+    done = 0;
+    take_gil();
+    CHECK(acquire(&l, -1, false));
+    CHECK(pthread_create(&thread, NULL, want_once, &l) == 0);
+    drop_gil();
+    wait_for_waiters(&l, 1);
+    for (long rounds = 0; done == 0; rounds++) {
+        take_gil();
+        release(&l);
+        while (!acquire(&l, 0, false)) {}   // barges ahead, or waits for the one it was handed to
+        drop_gil();
+        usleep(100);
+    }
+    take_gil();
+    release(&l);
+    drop_gil();
+    pthread_join(thread, NULL);
+    CHECK(l.word == 0);
+}
+
+static void test_reset_of_a_held_lock_wakes_its_waiters(void)
+{
+    tt_lock l = {.site = lock.site};
+    pthread_t threads[3];
+    done = 0;
+    take_gil();
+    CHECK(tt_lock_try_fast(&l));
+    drop_gil();
+    for (int i = 0; i < 3; i++) CHECK(pthread_create(&threads[i], NULL, want_once, &l) == 0);
+    wait_for_waiters(&l, 3);
+    take_gil();
+    tt_lock_reset(&l);
+    drop_gil();
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+    CHECK(done == 3 && l.word == 0);
+}
+
+// In the child of a fork the parent's waiters are gone, and the lock is as good as new.
+static void test_queue_is_void_after_fork(void)
+{
+    tt_lock l = {.site = lock.site};
+    pthread_t thread;
+    done = 0;
+    take_gil();
+    CHECK(tt_lock_try_fast(&l));
+    CHECK(pthread_create(&thread, NULL, want_once, &l) == 0);
+    drop_gil();
+    wait_for_waiters(&l, 1);
+    take_gil();
+    uint64_t parents = tt_the_segment.stats[l.site].acquisitions;
+    pid_t pid = fork();
+    if (pid == 0) {
+        bool good = tt_the_segment.stats[l.site].acquisitions == 0 && tt_the_segment.header->pid == (uint32_t)getpid();
+        good = good && tt_lock_held(&l) && !tt_lock_try(&l);
+        tt_lock_release(&l);
+        good = good && l.word == 0 && tt_lock_try_fast(&l);
+        tt_hold_begin(&l);
+        good = good && tt_the_segment.stats[l.site].acquisitions == 1;
+        _exit(good ? 0 : 1);
+    }
+    drop_gil();
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(tt_the_segment.stats[l.site].acquisitions == parents);
+    take_gil();
+    tt_lock_release(&l);
+    drop_gil();
+    pthread_join(thread, NULL);
+}
+
+int main(int argc, char **argv)
+{
+    alarm(300);
+    operations = argc > 1 ? atol(argv[1]) : 1000000;
+    CHECK(tt_capture_open(NULL, 0, NULL, "test_lock", "0") == 0);
+    tt_recording_set(1);
+    tt_site site = {.name = tt_intern_text("lock", 4)};
+    lock.site = tt_intern_site(&site);
+    CHECK(lock.site == TT_SITE_FIRST);
+    test_exclusion_and_exact_counts();
+    test_passed_over_waiter_is_handed_the_lock();
+    test_reset_of_a_held_lock_wakes_its_waiters();
+    test_queue_is_void_after_fork();
+    puts("ok");
+    return 0;
+}

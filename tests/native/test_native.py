@@ -1,0 +1,63 @@
+"""
+The Python-free core in plain C: built with no sanitizer, under TSan and under ASan with UBSan, and run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+NATIVE = HERE.parents[1] / "native"
+CORE = sorted(path for path in NATIVE.glob("*.c") if not path.name.startswith("py_"))
+FLAGS = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", f"-I{NATIVE}", f"-I{HERE}"]
+SANITIZERS = {
+    "plain": ["-O2"],
+    "tsan": ["-fsanitize=thread"],
+    "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+}
+OPERATIONS = {"plain": 100_000_000, "tsan": 400_000, "asan": 4_000_000}
+
+
+@pytest.fixture(params=SANITIZERS)
+def sanitizer(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def build(name: str, sanitizer: str, folder: Path) -> Path:
+    program = folder / f"{name}-{sanitizer}"
+    command = ["gcc", *FLAGS, *SANITIZERS[sanitizer], str(HERE / f"{name}.c"), *map(str, CORE), "-o", str(program), "-pthread"]
+    subprocess.run(command, check=True, timeout=300)
+    return program
+
+
+def run(program: Path, *arguments: object) -> str:
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
+    result = subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, timeout=110, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_lock(sanitizer: str, tmp_path: Path) -> None:
+    program = build("test_lock", sanitizer, tmp_path)
+    output = run(program, OPERATIONS[sanitizer])
+    print(output)
+    assert output.endswith("ok\n")
+
+
+def test_capture(sanitizer: str, tmp_path: Path) -> None:
+    program = build("test_capture", sanitizer, tmp_path)
+    assert run(program).endswith("ok\n")
+    assert run(program, tmp_path).endswith("ok\n")
+
+
+def test_core_knows_no_python() -> None:
+    assert CORE, NATIVE
+    for path in [*CORE, *(path.with_suffix(".h") for path in CORE)]:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        assert "Python.h" not in text and "py_" not in text.replace("tt_py_", ""), path
