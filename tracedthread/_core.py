@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["ABI", "Core", "Unavailable", "child_path", "load", "loaded"]
+__all__ = ["ABI", "Core", "Target", "Unavailable", "load", "loaded"]
 
 #: TT_ABI of native/capture.h, which this package was written for.
 ABI = 1
@@ -50,6 +50,29 @@ class Unavailable(Exception):
     """Why recording cannot start, in one line."""
 
 
+class Target:
+    """
+    A file to record to.
+
+    Attributes:
+        path: Absolute, `%p` replaced by this process's id.
+        pattern: With a `%p` for the children's.
+
+    Raises:
+        OSError: The path is relative to a current directory that is gone.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        absolute = os.path.abspath(os.fsdecode(path))
+        root, suffix = os.path.splitext(absolute)
+        self.pattern = absolute if "%p" in absolute else f"{root}.%p{suffix}"
+        self.path = absolute.replace("%p", str(os.getpid()))
+
+    def of_child(self) -> Target:
+        """Where the calling process, a forked child, records: `app.<pid>.ttc` beside `app.ttc`."""
+        return Target(self.pattern)
+
+
 class Core:
     """
     The loaded native code.
@@ -57,8 +80,7 @@ class Core:
     Attributes:
         ffi, lib: of cffi; lib has the functions of native/abi.h.
         types: the module of the C types, from the same shared object.
-        path: of the capture (absolute), None for memory or when none is open.
-        first_path: of the process that recording began in; forked children's files are named after it.
+        target: the capture's file, None for memory or when none is open.
         size: as asked for, bytes.
     """
 
@@ -66,32 +88,35 @@ class Core:
         self.ffi = ffi
         self.lib = lib
         self.types: Any = types
-        self.path: str | None = None
-        self.first_path: str | None = None
+        self.target: Target | None = None
         self.size: int | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Of the capture; None for memory or when none is open."""
+        return self.target.path if self.target is not None else None
 
     @property
     def is_open(self) -> bool:
         """Whether the process has a capture."""
         return bool(self.lib.tt_capture_base() != self.ffi.NULL)
 
-    def open(self, path: str | None, *, force: bool = False, size: int | None = None) -> None:
+    def open(self, target: Target | None, *, force: bool = False, size: int | None = None) -> None:
         """
         Map the process's capture, or in a forked child that of the child.
 
         Args:
-            path: A file to create; None for memory.
+            target: A file to create; None for memory.
             size: Bytes, all sections together; None for the default.
         Raises:
             Unavailable: No capture; whatever was mapped before still is.
         """
-        encoded = self.ffi.NULL if path is None else self.ffi.new("char[]", os.fsencode(path))
+        encoded = self.ffi.NULL if target is None else self.ffi.new("char[]", os.fsencode(target.path))
         name = (program or _program_name()).encode(errors="replace")
         python = b"%d.%d.%d" % sys.version_info[:3]
         if self.lib.tt_capture_open(encoded, force, self._sizes(size), name, python):
             raise Unavailable(self._error())
-        self.path, self.size = path, size
-        self.first_path = self.first_path or path
+        self.target, self.size = target, size
 
     def note(self, what: str, count: int, where: list[str]) -> None:
         """Add to the capture what this recording cannot see."""
@@ -177,15 +202,15 @@ class Core:
 #: What captures say the program is called; None: what sys.argv says.
 program: str | None = None
 
-#: Further files whose frames are hidden: the script that started `tracedthread run`. Read when the native code is loaded.
+#: More files whose frames are hidden: the script that started `tracedthread run`. Set before the native code is loaded.
 launchers: tuple[str, ...] = ()
 
-_core: Core | None = None
+_cores: list[Core] = []  # one, once it is loaded
 
 
 def loaded() -> Core | None:
     """The native code if it was loaded."""
-    return _core
+    return _cores[0] if _cores else None
 
 
 def load() -> Core:
@@ -195,16 +220,9 @@ def load() -> Core:
     Raises:
         Unavailable: Not for this interpreter or platform, not built, or built from another version.
     """
-    global _core
-    if _core is None:
-        _core = _load()
-    return _core
-
-
-def child_path(path: str, pid: int) -> str:
-    """Where a forked child records: `app.ttc` becomes `app.<pid>.ttc`."""
-    root, suffix = os.path.splitext(path)
-    return f"{root}.{pid}{suffix}"
+    if not _cores:
+        _cores.append(_load())
+    return _cores[0]
 
 
 def _load() -> Core:

@@ -1,8 +1,8 @@
 """
 Standing aside for gevent and eventlet, whose monkey patching replaces the same names with cooperative ones.
 
-Native locks block the whole thread, and with it every greenlet, so one of us must go. It is always us: when they came first
-we do not patch, and when they come later we unpatch just before they patch.
+Native locks block the whole thread, and with it every greenlet, so one of us must go. It is always us: when they came
+first we do not patch, and when they come later we unpatch just before they patch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class _Watch:
     """
     A finder that finds nothing: it only learns what is about to be imported.
 
-    Importing gevent.monkey or eventlet.patcher patches nothing yet (tools import them only to ask), so we stay until the
-    patching itself is announced.
+    Importing gevent.monkey patches nothing yet, and tools import it only to ask: we stay until the patching itself is
+    announced. eventlet announces nothing.
     """
 
     def __init__(self, step_aside: Callable[[str], None]) -> None:
@@ -61,26 +61,25 @@ class _Watch:
                 self.step_aside("gevent")
 
 
-_watch: _Watch | None = None
+_watches: list[_Watch] = []  # one, while patched
 
 
 def watch(step_aside: Callable[[str], None]) -> None:
     """Have `step_aside(package)` called before gevent or eventlet patches threads."""
-    global _watch
-    if _watch is None:
-        _watch = _Watch(step_aside)
-        sys.meta_path.insert(0, _watch)
+    if not _watches:
+        watch = _Watch(step_aside)
+        _watches.append(watch)
+        sys.meta_path.insert(0, watch)
         if "gevent.monkey" in sys.modules:
-            _watch.before_gevent()
+            watch.before_gevent()
 
 
 def unwatch() -> None:
     """Undo `watch`."""
-    global _watch
-    if _watch is not None:
-        if _watch in sys.meta_path:
-            sys.meta_path.remove(_watch)
+    while _watches:
+        watch = _watches.pop()
+        if watch in sys.meta_path:
+            sys.meta_path.remove(watch)
         subscribers = getattr(sys.modules.get("gevent.events"), "subscribers", [])
-        if _watch.announced in subscribers:
-            subscribers.remove(_watch.announced)
-        _watch = None
+        if watch.announced in subscribers:
+            subscribers.remove(watch.announced)

@@ -1,5 +1,5 @@
 """
-Running a program inside this process as the interpreter itself would: argv, `__main__`, sys.path, tracebacks, exit status.
+Running a program inside this process as the interpreter would: argv, `__main__`, sys.path, tracebacks, exit status.
 
 Source: pymain_run_python in CPython's Modules/main.c, and its Lib/runpy.py for modules, directories and zip files.
 """
@@ -28,8 +28,8 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
         script: A file, a directory or zip file with a `__main__.py`, or `-` for standard input.
         module: The module of `python -m`; then script is None.
     Returns:
-        What runs it and returns its exit status; it raises SystemExit when the program does, and KeyboardInterrupt (which
-        it has shown) for the interpreter to end as by SIGINT.
+        What runs it and returns its exit status; it raises SystemExit when the program does, and KeyboardInterrupt
+        (which it has shown) for the interpreter to end as by SIGINT.
     """
     main = type(sys)("__main__")
     namespace = main.__dict__

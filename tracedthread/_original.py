@@ -7,10 +7,9 @@ never recorded and never depends on what is patched.
 
 from __future__ import annotations
 
-import sys
-
 import _frozen_importlib
 import _thread
+import sys
 
 TYPE_CHECKING = False  # `typing` costs more to import than all of this package's start
 if TYPE_CHECKING:

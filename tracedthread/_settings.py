@@ -46,7 +46,7 @@ _TRUE = ("1", "true", "yes", "on")
 def say(text: str) -> None:
     """Print one line on stderr, if there is one to print on."""
     line = f"tracedthread: {' '.join(text.split())}\n"
-    try:
+    try:  # noqa: SIM105  contextlib is not loaded by every start
         write(sys.stderr, line)
     except (OSError, ValueError):  # closed, full, or a broken pipe: a program must not fail over our line
         pass

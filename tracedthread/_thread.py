@@ -1,7 +1,8 @@
 """Replaced below by the docstring of the interpreter's own `_thread`."""
 
-# The drop-in: every name that this interpreter's `_thread` has and nothing else, ours where we record, its own elsewhere.
-# Importing it loads the native code; where that cannot be, or a switch such as TRACEDTHREAD_DISABLED is set, all is stock.
+# The drop-in: every name that this interpreter's `_thread` has and nothing else, ours where we record, its own
+# elsewhere. Importing it loads the native code; where that cannot be, or a switch such as TRACEDTHREAD_DISABLED is set,
+# all is stock.
 
 from . import _core, _settings
 from ._original import originals as _originals
@@ -23,8 +24,8 @@ _OURS = {
     "start_joinable_thread": "start_joinable_thread",  # 3.13
 }
 
-# Left to the interpreter on purpose: C code checks their exact types (_excepthook, _set_sentinel, _ThreadHandle), or they
-# are state of the interpreter that must have one value (stack_size, _count).
+# Left to the interpreter on purpose: C code checks their exact types (_excepthook, _set_sentinel, _ThreadHandle), or
+# they are state of the interpreter that must have one value (stack_size, _count).
 _PASSED_THROUGH = (
     "TIMEOUT_MAX",
     "_ExceptHookArgs",

@@ -26,9 +26,9 @@ def find(ours: Any) -> tuple[dict[str, Any], ...]:
     """
     What is not covered, as `uncovered` in the report: `{"what": str, "count": int, "where": [name, ...]}`.
 
-    `count` is the number of live stock locks or queues, found by a walk over the objects that the garbage collector knows
-    (not those that `gc.freeze()` set apart). For import locks it is the number at this moment. A name is a module's
-    global or class attribute, or an attribute of an instance that is a module's global.
+    `count` is the number of live stock locks or queues, found by a walk over the objects that the garbage collector
+    knows (not those that `gc.freeze()` set apart). For import locks it is the number at this moment. A name is a
+    module's global or class attribute, or an attribute of an instance that is a module's global.
 
     Args:
         ours: A lock that is not the program's.

@@ -14,14 +14,22 @@ if TYPE_CHECKING:
 
 __all__ = ["is_patched", "patch", "pause", "resume", "uncovered", "unpatch"]
 
-# Guards the state below. Stock, so that it is never recorded; an RLock, as a signal handler may call pause() in the
-# middle of patch(); new in a forked child, where its holder does not exist.
-_guard = originals.RLock()
-_pairs: tuple[tuple[Any, Any], ...] = ()  # (stock, ours) while patched
-_paused = False
-_follow_fork = False
-_uncovered: tuple[dict[str, Any], ...] = ()
-_hooked = False
+
+class _State:
+    """What the functions below share."""
+
+    def __init__(self) -> None:
+        # Guards the rest. Stock, so that it is never recorded; an RLock, as a signal handler may call pause() in the
+        # middle of patch(); new in a forked child, where its holder does not exist.
+        self.guard = originals.RLock()
+        self.pairs: tuple[tuple[Any, Any], ...] = ()  # (stock, ours) while patched
+        self.paused = False
+        self.follow_fork = False
+        self.uncovered: tuple[dict[str, Any], ...] = ()
+        self.hooked = False
+
+
+_state = _State()
 
 
 def patch(
@@ -45,16 +53,16 @@ def patch(
         path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
             process id.
         force: Overwrite the file.
-        capture_bytes: Size of the capture, at least 128 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of which
-            only what is used becomes resident.
+        capture_bytes: Size of the capture, at least 128 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
+            which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
-        here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks. When
-        a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
+        here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
+        When a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
     Raises:
         ValueError: A size or threshold out of range.
         RuntimeError: `path` is not the file that this process records to.
@@ -66,18 +74,18 @@ def patch(
     if event_threshold_ms is not None and not 0 <= event_threshold_ms < 1e9:
         raise ValueError("event_threshold_ms must be a number of milliseconds")
     try:
-        target = None if path is None else os.path.abspath(_expand(os.fspath(path)))
+        target = None if path is None else _core.Target(path)
     except OSError as exc:
         _settings.say(f"not recording: the current directory is gone ({exc})")
         return False
-    sys.audit("tracedthread.patch", target)
+    sys.audit("tracedthread.patch", target and target.path)
     if _settings.disabled_by():
         return False
-    with _guard:
+    with _state.guard:
         core = _core.loaded()
-        if target is not None and core is not None and core.is_open and target != core.path:
-            raise RuntimeError(f"this process records to {core.path or 'memory'} already, not to {target}")
-        if _pairs:
+        if target is not None and core is not None and core.is_open and target.path != core.path:
+            raise RuntimeError(f"this process records to {core.path or 'memory'} already, not to {target.path}")
+        if _state.pairs:
             return True
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
@@ -102,42 +110,43 @@ def unpatch() -> bool:
     Raises the audit event `tracedthread.unpatch`.
     """
     sys.audit("tracedthread.unpatch")
-    with _guard:
+    with _state.guard:
         return _unpatch()
 
 
 def is_patched() -> bool:
     """Whether `_thread` is patched."""
-    return bool(_pairs)
+    return bool(_state.pairs)
 
 
 def pause() -> None:
     """Count nothing until `resume()`; everything stays in place. Waits and holds in progress are not counted."""
-    global _paused
-    with _guard:
-        _paused = True
+    with _state.guard:
+        _state.paused = True
         _set_recording()
 
 
 def resume() -> None:
     """Undo `pause()`. Does nothing when not paused."""
-    global _paused
-    with _guard:
-        _paused = False
+    with _state.guard:
+        _state.paused = False
         _set_recording()
 
 
 def uncovered() -> tuple[dict[str, Any], ...]:
     """
-    What the recording cannot see, found when it was patched: `({"what": str, "count": int, "where": [name, ...]}, ...)`.
+    What the recording cannot see, found when it was patched: `{"what": str, "count": int, "where": [name, ...]}` each.
     """
-    return _uncovered
+    return _state.uncovered
 
 
 def _patch(
-    target: str | None, force: bool, size: int | None, event_threshold_ms: float | None, follow_fork: bool | None
+    target: _core.Target | None,
+    force: bool,
+    size: int | None,
+    event_threshold_ms: float | None,
+    follow_fork: bool | None,
 ) -> None:
-    global _pairs, _paused, _follow_fork, _uncovered
     from . import _green, _rebind
     from . import _uncovered as _scan
 
@@ -152,58 +161,53 @@ def _patch(
     first = not core.is_open
     if first:
         if target is None and (output := _settings.output()) is not None:
-            target = os.path.abspath(_expand(output))
+            target = _core.Target(output)
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
 
     _hook()
-    _follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
-    _uncovered = _scan.find(_guard)
+    _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
+    _state.uncovered = _scan.find(_state.guard)
     if first:
-        for item in _uncovered:
+        for item in _state.uncovered:
             core.note(item["what"], item["count"], item["where"])
 
     # The import system keeps the originals: its locks are not the program's.
     ours = {name: getattr(core.types, kind) for name, kind in drop_in._OURS.items() if hasattr(originals, name)}
     bootstrap._thread = originals
-    _pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
-    _paused = False
+    _state.pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
+    _state.paused = False
     core.types.adopt_thread(_thread_name())
     core.lib.tt_recording_set(1)
     for name, value in ours.items():
         setattr(stock, name, value)
-    _rebind.rebind(_pairs)
+    _rebind.rebind(_state.pairs)
     _green.watch(_step_aside)
 
 
 def _unpatch() -> bool:
-    global _pairs
-    if not _pairs:
+    if not _state.pairs:
         return False
     from . import _green, _rebind
 
     _green.unwatch()
-    ours = {id(value): original for original, value in _pairs}
+    ours = {id(value): original for original, value in _state.pairs}
     for name in vars(originals):
         if id(getattr(stock, name, None)) in ours:
             setattr(stock, name, getattr(originals, name))
     # A type or function has one stock name or two that are one object (lock and LockType): any of them will do.
-    _rebind.rebind((value, original) for original, value in _pairs)
+    _rebind.rebind((value, original) for original, value in _state.pairs)
     bootstrap._thread = stock
-    _pairs = ()
+    _state.pairs = ()
     if (core := _core.loaded()) is not None:
         core.lib.tt_recording_set(0)
     return True
 
 
 def _set_recording() -> None:
-    if _pairs and (core := _core.loaded()) is not None:
-        core.lib.tt_recording_set(0 if _paused else 1)
-
-
-def _expand(path: str | bytes) -> str:
-    return os.fsdecode(path).replace("%p", str(os.getpid()))
+    if _state.pairs and (core := _core.loaded()) is not None:
+        core.lib.tt_recording_set(0 if _state.paused else 1)
 
 
 def _thread_name() -> str:
@@ -216,30 +220,31 @@ def _thread_name() -> str:
 
 
 def _step_aside(package: str) -> None:
-    with _guard:
+    with _state.guard:
         if _unpatch():
             _settings.say(f"not recording: {package} patches threads; stock locks are back in place")
 
 
 def _hook() -> None:
-    global _hooked
-    if _hooked:
+    if _state.hooked:
         return
     import atexit
 
     core = _core.load()
     atexit.register(core.lib.tt_capture_finish)
     os.register_at_fork(after_in_child=_after_fork_in_child)
-    _hooked = True
+    _state.hooked = True
 
 
 def _after_fork_in_child() -> None:
-    global _guard
-    _guard = originals.RLock()
+    _state.guard = originals.RLock()
     core = _core.loaded()
-    if core is None or not _follow_fork or core.path is None:
+    if core is None or not _state.follow_fork or core.target is None:
         return
     try:
-        core.open(_core.child_path(core.first_path or core.path, os.getpid()), size=core.size)
+        core.open(core.target.of_child(), size=core.size)
     except _core.Unavailable as exc:
         _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
+    # A child of multiprocessing ends by os._exit, past atexit, after running what it was told through this.
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util.register_after_fork(core, lambda _: util.Finalize(None, core.lib.tt_capture_finish, exitpriority=-100))

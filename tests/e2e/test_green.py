@@ -94,7 +94,8 @@ def test_when_they_come_later_we_step_aside(python: str, package: str, monkey: s
         import sys
         assert not tracedthread.is_patched()
         assert not any(type(finder).__module__.startswith("tracedthread") for finder in sys.meta_path)
-        ours = {id(getattr(tracedthread._thread, name)) for name in tracedthread._thread._OURS if hasattr(tracedthread._thread, name)}
+        from tracedthread import _thread as drop_in
+        ours = {id(getattr(drop_in, name)) for name in drop_in._OURS if hasattr(drop_in, name)}
         left = [(n, k) for n, m in list(sys.modules.items()) if not n.startswith("tracedthread")
                 for k, v in list(vars(m).items()) if id(v) in ours]
         assert not left, left

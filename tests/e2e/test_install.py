@@ -16,7 +16,10 @@ from tracedthread.commands import install
 
 ROOT = Path(tracedthread.__file__).resolve().parent.parent
 LIMIT_S = 60
-STATE = "import sys; print('tracedthread' in sys.modules, 'threading' in sys.modules, type(__import__('_thread').allocate_lock()))"
+STATE = (
+    "import sys, _thread; "
+    "print('tracedthread' in sys.modules, 'threading' in sys.modules, type(_thread.allocate_lock()))"
+)
 
 
 @pytest.fixture(scope="module")

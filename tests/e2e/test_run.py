@@ -24,8 +24,9 @@ LIMIT_S = 60
 SHOW = """
     import sys
     print(sorted(k for k in globals()))
-    print(__name__, __file__, __package__, __doc__, type(__loader__).__name__, __spec__ and __spec__.name, type(__builtins__))
-    print(globals().get("__cached__", "none"), globals().get("__annotations__"), sys.modules["__main__"].__dict__ is globals())
+    print(__name__, __file__, __package__, __doc__, type(__loader__).__name__, __spec__ and __spec__.name)
+    print(globals().get("__cached__", "none"), globals().get("__annotations__"), type(__builtins__))
+    print(sys.modules["__main__"].__dict__ is globals())
     print(sys.argv, repr(sys.path[0]), len(sys.path))
     print("threading" in sys.modules, "tracedthread" in sys.path[0])
 """
@@ -150,11 +151,11 @@ def test_stdin_belongs_to_the_program(tmp_path: Path) -> None:
         "x = '",
         "if 1:\n\tx\n        y",
         "# -*- coding: latin-1 -*-\nprint(ascii('\u00e9'))",
-        "import sys; sys.excepthook = lambda *a: print('hook', a[0], a[1], a[2].tb_frame.f_code.co_filename, a[2].tb_lineno)\n1/0",
+        "import sys; sys.excepthook = lambda *a: print(*a[:2], a[2].tb_frame.f_code.co_filename, a[2].tb_lineno)\n1/0",
         "import sys\ndef hook(*a): raise RuntimeError('in hook')\nsys.excepthook = hook\n1/0",
         "import sys\ndef hook(*a): sys.exit(5)\nsys.excepthook = hook\n1/0",
         "import atexit, sys\natexit.register(lambda: print(sys.last_type, sys.last_value))\n1/0",
-        "import atexit, sys\natexit.register(lambda: print('at exit', sys.excepthook is sys.__excepthook__))\nraise KeyboardInterrupt",
+        "import atexit, sys\natexit.register(lambda: print(sys.excepthook))\nraise KeyboardInterrupt",
         "import threading\nthreading.Thread(target=lambda: 1/0, name='t').start()",
         "import threading, time\nthreading.Thread(target=lambda: (time.sleep(.2), print('late'))).start()",
         "import threading, atexit\natexit.register(print, 'at exit')\nthreading.Timer(.1, print, ('late',)).start()",
@@ -386,7 +387,7 @@ FORKS = """
         os.waitpid(pid, 0)
         os._exit(0)
     os.waitpid(pid, 0)
-    code = "import threading, sys; lock = threading.Lock(); lock.acquire(); print(sys.path, 'sitecustomize' in sys.modules)"
+    code = "import threading, sys; threading.Lock().acquire(); print(sys.path, 'sitecustomize' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     print({k: v for k, v in os.environ.items() if k.startswith(("TRACEDTHREAD", "PYTHONPATH"))})
 """
@@ -416,6 +417,30 @@ def test_follow_fork_records_children_and_python_subprocesses_beside(tmp_path: P
         pids.add(process["pid"])
         assert file in ("app.ttc", f"app.{process['pid']}.ttc")
     assert len(pids) == 4
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_follow_fork_records_multiprocessing_to_its_orderly_end(tmp_path: Path, method: str) -> None:
+    write(
+        tmp_path / "program.py",
+        f"""
+        import multiprocessing, threading
+        def work():
+            jobs = threading.Lock()
+            with jobs: pass
+        if __name__ == "__main__":
+            process = multiprocessing.get_context({method!r}).Process(target=work)
+            process.start()
+            process.join()
+            print(process.pid)
+        """,
+    )
+    ours = start([*RUN, "-q", "--follow-fork", "-o", "app.ttc", "program.py"], tmp_path)
+    assert (ours.returncode, ours.stderr) == (0, "")
+    command = [sys.executable, "-m", "tracedthread", "report", f"app.{ours.stdout.strip()}.ttc", "--format", "json"]
+    report = json.loads(start(command, tmp_path).stdout)
+    assert report["process"]["state"] == "exited"
+    assert [lock["acquisitions"] for lock in report["locks"] if lock["name"].endswith("jobs")] == [1]
 
 
 def test_follow_fork_leaves_a_sitecustomize_of_the_user_in_place(tmp_path: Path) -> None:

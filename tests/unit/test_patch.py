@@ -1,4 +1,4 @@
-"""patch() and unpatch(): what is exchanged, what is not, and that all of it can be undone. Each claim in a fresh interpreter."""
+"""What patch() exchanges, what it leaves, and that unpatch() undoes all of it. Each claim in a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -103,11 +103,13 @@ def test_modules_loaded_before_are_rebound_and_restored() -> None:
         mine.anything = kept
         sys.modules["mine"] = mine
         stock = {"lock": type(threading.Lock()), "rlock": type(threading.RLock())}  # not globals: those are rebound
-        before = {(m, n): v for m, mod in list(sys.modules.items()) for n, v in dict(vars(mod)).items() if m != "__main__"}
+        loaded = {m: dict(vars(module)) for m, module in list(sys.modules.items()) if m != "__main__"}
+        before = {(m, n): value for m, names in loaded.items() for n, value in names.items()}
         import tracedthread
         assert tracedthread.patch()
         ours = [_thread.LockType]
-        assert type(threading.Lock()) is ours[0] is type(tempfile._allocate_lock()) is type(kept()) is type(mine.anything())
+        assert type(threading.Lock()) is ours[0] is type(tempfile._allocate_lock()) is type(kept())
+        assert type(mine.anything()) is ours[0]
         assert type(Uses.make()) is type(Uses().make()) is ours[0]
         assert type(threading.RLock()) is functools.RLock is _thread.RLock is not stock["rlock"]
         assert type(threading.Condition()._lock) is _thread.RLock
@@ -123,7 +125,8 @@ def test_modules_loaded_before_are_rebound_and_restored() -> None:
             if type(v).__name__ == "lazy_import":  # 3.15: used meanwhile, by whoever
                 continue
             assert vars(sys.modules[m]).get(n) is v or m.startswith("tracedthread"), (m, n)
-        assert type(while_patched.Lock()) is type(while_patched.allocate_lock()) is while_patched.LockType is stock["lock"]
+        assert type(while_patched.Lock()) is type(while_patched.allocate_lock()) is stock["lock"]
+        assert while_patched.LockType is stock["lock"]
         assert type(Uses.make()) is type(Later.make()) is type(kept()) is stock["lock"]
         with old:
             assert old.locked()
@@ -253,7 +256,7 @@ def test_what_existed_before_is_counted_and_named() -> None:
 
 def test_at_start_nothing_is_uncovered_but_what_is_in_c() -> None:
     out = holds(
-        "import tracedthread; tracedthread.patch(); print([(u['count'], u['where']) for u in tracedthread.uncovered()[:2]])",
+        "import tracedthread as t; t.patch(); print([(u['count'], u['where']) for u in t.uncovered()[:2]])",
         "-S",
         PYTHONPATH=os.pathsep.join([ROOT, *(path for path in sys.path if path.endswith("site-packages"))]),
     )

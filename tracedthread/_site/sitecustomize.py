@@ -1,6 +1,6 @@
 """
-Found first through PYTHONPATH in the Python subprocesses of `tracedthread run --follow-fork`: records, then makes way for
-the `sitecustomize` that would have been found without it. Any version of Python may be started so.
+Found first through PYTHONPATH in the Python subprocesses of `tracedthread run --follow-fork`: records, then makes way
+for the `sitecustomize` that would have been found without it. Any version of Python may be started so.
 """
 
 from __future__ import annotations

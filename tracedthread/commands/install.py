@@ -1,4 +1,4 @@
-"""`tracedthread install` and `uninstall`: a `.pth` file that can switch recording on in every start of an interpreter."""
+"""`tracedthread install` and `uninstall`: a `.pth` that can switch recording on in every start of an interpreter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["add_parser", "install", "pth_path", "uninstall"]
 
 NAME = "tracedthread.pth"
 
-# One line, run by `site` at every start: it must do nothing and cost nothing unless asked to, and never fail. `site` has
-# `os` already. patch() says by itself why it does not record; what else goes wrong (tracedthread is gone) is nobody's news.
+# One line, run by `site` at every start: it must do nothing and cost nothing unless asked to, and never fail. `site`
+# has `os` already. patch() says by itself why it does not record; what else goes wrong (we are gone) is not said.
 LINE = (
     "import os; os.environ.get('TRACEDTHREAD_ENABLE') == '1' and "
     r"exec('try:\n from tracedthread import patch\n patch()\nexcept Exception: pass')"
@@ -110,9 +110,7 @@ def install_main(args: argparse.Namespace) -> int:
     except OSError as exc:
         return _fail(exc)
     print(f"{'wrote' if is_new else 'already there:'} {path}")
-    print(
-        "It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded from their start."
-    )
+    print("It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded.")
     print("TRACEDTHREAD_OUTPUT=/somewhere/app.%p.ttc says where to. Undo with: tracedthread uninstall")
     return 0
 

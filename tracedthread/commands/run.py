@@ -171,14 +171,14 @@ def _patch(options: Options) -> bool:
 
 
 def _follow_subprocesses(options: Options) -> None:
-    core = _core.load()
-    root, suffix = os.path.splitext(core.path or "")
+    target = _core.load().target
+    assert target is not None
     site = os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), "_site")
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([site, others]) if others else site
     os.environ["TRACEDTHREAD_ENABLE"] = "1"
     os.environ["TRACEDTHREAD_FOLLOW_FORK"] = "1"
-    os.environ["TRACEDTHREAD_OUTPUT"] = f"{root}.%p{suffix}"
+    os.environ["TRACEDTHREAD_OUTPUT"] = target.pattern
     if options.capture_size is not None:
         os.environ["TRACEDTHREAD_CAPTURE_BYTES"] = str(options.capture_size)
 
