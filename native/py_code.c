@@ -88,7 +88,8 @@ static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
     known->function = tt_py_text(qualname);
     known->hidden = hidden_files && PySequence_Contains(hidden_files, code->co_filename) == 1;
     known->role = (int16_t)role_of(code, qualname);
-    known->module = PyUnicode_CompareWithASCIIString(code->co_name, "<module>") == 0;
+    known->maker = PyUnicode_CompareWithASCIIString(code->co_name, "__init__") == 0
+                   || PyUnicode_CompareWithASCIIString(code->co_name, "RLock") == 0;
     Py_DECREF(qualname);
     PyErr_Clear();
     if (PyUnstable_Code_SetExtra((PyObject *)code, extra_index, known) < 0) {

@@ -12,7 +12,7 @@ typedef struct tt_py_code {
     uint32_t file, function;   // strings of the capture
     int16_t role;
     bool hidden;               // a frame of threading, queue or the like
-    bool module;               // the body of a module
+    bool maker;                // makes the object its caller asked for: an __init__, or threading.RLock
     uint32_t last_offset, last_type, last_site;   // the newest lock created here; 0: none
     uint64_t last_inner;
 } tt_py_code;

@@ -102,7 +102,7 @@ uint32_t tt_py_site(enum tt_lock_type type)
         known = tt_py_code_of(frame);
         if (!known) return TT_SITE_OTHER;
         if (known->role == TT_ROLE_WAITER_MAKER && !inner) return TT_SITE_WAITER;
-        if (!known->hidden || known->module) break;
+        if (!known->hidden || !known->maker) break;   // what threading makes for itself is its own
         path = (path ^ ((uint64_t)known->id << 32 | (uint32_t)tt_pyframe_offset(frame))) * 0x9e3779b97f4a7c15u;
     }
     if (!frame) return TT_SITE_OTHER;   // created by C code alone
