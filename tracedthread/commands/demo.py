@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     Paragraph = tuple[str, list[str]]  # running text, and rows under it
 
-# subprocess, tempfile and importlib.resources are imported where they are used. They bring in threading, and the parsers
-# of all verbs are made also for a `run` that is about to patch it.
+# subprocess, tempfile and importlib.resources are imported where they are used: they bring in threading, and this file is
+# also loaded for the help of a `run` that is about to patch it.
 
 NO_STORY = 1
 BAD_INPUT = 2
@@ -60,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
     Run the verb.
 
     Returns:
-        0 if the recording shows a lock that made requests slow; 1 after one line on the standard error if it does not, or
-        there is none; 2 after one line if it may not be written.
+        0 if the recording shows a lock that made requests slow; else after one line on the standard error 1, or 2 if the
+        recording may not be written there.
     """
     if args.output is None:
         import tempfile
@@ -194,16 +194,16 @@ def _gil(lock: LockRow) -> Paragraph:
     small = lock.own_gil_s < lock.wait_s / 10
     verdict = "so the GIL is not what made these threads slow" if small else "so a busy thread played its part"
     text = (
-        f"{percent(lock.own_gil_s, lock.wait_s)} of that waiting ({duration(lock.own_gil_s)}) came after the waiter had "
-        f"got the lock, when it had only the GIL left to wait for, {verdict}."
+        f"{percent(lock.own_gil_s, lock.wait_s)} of that waiting ({duration(lock.own_gil_s)}) came after the lock was free "
+        f"for the waiter, when only the GIL was missing, {verdict}."
     )
     return text, []
 
 
 def _resources(profile: Profile) -> Paragraph:
     text = (
-        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. Such limits were chosen by "
-        "somebody, for a reason; where one hurts, raise it, or be done faster with what it limits:"
+        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. Somebody chose these limits "
+        "for a reason; where one hurts, raise it, or be done faster with what it limits:"
     )
     return text, _by_kind(profile.resources)
 
