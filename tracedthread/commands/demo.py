@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     Paragraph = tuple[str, list[str]]  # running text, and rows under it
 
-# subprocess, tempfile and importlib.resources are imported where they are used: they bring in threading, and this file is
-# also loaded for the help of a `run` that is about to patch it.
+# subprocess, tempfile and importlib.resources are imported where they are used: they bring in threading, and this file
+# is also loaded for the help of a `run` that is about to patch it.
 
 NO_STORY = 1
 BAD_INPUT = 2
@@ -60,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
     Run the verb.
 
     Returns:
-        0 if the recording shows a lock that made requests slow; else after one line on the standard error 1, or 2 if the
-        recording may not be written there.
+        0 if the recording shows a lock that made requests slow; else, after one line on the standard error, 1, or 2 if
+        the recording may not be written there.
     """
     if args.output is None:
         import tempfile
@@ -74,6 +74,19 @@ def main(args: argparse.Namespace) -> int:
             output.unlink(missing_ok=True)
         elif os.path.lexists(output):
             return _refuse(f"{output} exists; --force overwrites it", BAD_INPUT)
+    try:
+        return _demonstrate(output, args)
+    except BrokenPipeError:
+        # The reader has seen enough. The interpreter flushes once more at exit, so that has to go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        if args.output is None and not output.exists():
+            output.parent.rmdir()
+
+
+def _demonstrate(output: Path, args: argparse.Namespace) -> int:
+    """Record the shop, print its report and the lessons."""
     print(f"A small shop, {args.requests:,} requests in {args.seconds:g} s, recorded in {output}:\n", flush=True)
     with _shop() as program:
         trouble = _record(program, output, args)
@@ -81,13 +94,14 @@ def main(args: argparse.Namespace) -> int:
         return _refuse(trouble, NO_STORY)
     try:
         profile = Profile.from_capture(Capture.open(output))
-    except (OSError, CaptureError) as exc:
+    except CaptureError as exc:
         return _refuse(f"{output}: {exc}", NO_STORY)
     print()
     render(profile, "text", sys.stdout)
     if not tell(profile, sys.stdout):
         return _refuse("no lock made requests slow in this recording", NO_STORY)
     _next_commands(output)
+    sys.stdout.flush()
     return 0
 
 
@@ -194,16 +208,16 @@ def _gil(lock: LockRow) -> Paragraph:
     small = lock.own_gil_s < lock.wait_s / 10
     verdict = "so the GIL is not what made these threads slow" if small else "so a busy thread played its part"
     text = (
-        f"{percent(lock.own_gil_s, lock.wait_s)} of that waiting ({duration(lock.own_gil_s)}) came after the lock was free "
-        f"for the waiter, when only the GIL was missing, {verdict}."
+        f"{percent(lock.own_gil_s, lock.wait_s)} of that waiting ({duration(lock.own_gil_s)}) came after the lock was "
+        f"free for the waiter, when only the GIL was missing, {verdict}."
     )
     return text, []
 
 
 def _resources(profile: Profile) -> Paragraph:
     text = (
-        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. Somebody chose these limits "
-        "for a reason; where one hurts, raise it, or be done faster with what it limits:"
+        f"{duration(profile.resource_s)} went into waiting for a permit or for room in a queue. Somebody chose these "
+        "limits for a reason; where one hurts, raise it, or be done faster with what it limits:"
     )
     return text, _by_kind(profile.resources)
 
