@@ -237,30 +237,12 @@ def _load() -> Core:
     if (abi := lib.tt_abi_version()) != ABI:
         raise Unavailable(f"the native code has ABI {abi}, this package needs {ABI}: install it again")
     try:
-        types = _load_types(str(sys.modules[f"{__package__}._native"].__file__))
+        from . import _types as types
+
         types.configure(hidden_files=_hidden_files(), roles=_roles(lib), opcodes=_opcodes())
     except (ImportError, TypeError, ValueError, AttributeError) as exc:
         raise Unavailable(f"the native types do not load ({exc})") from None
     return Core(ffi, lib, types)
-
-
-def _load_types(file: str) -> Any:
-    # The shared object's second module. Not importlib.util, which imports threading on some versions.
-    from _frozen_importlib import ModuleSpec
-    from _frozen_importlib_external import ExtensionFileLoader
-
-    name = f"{__package__}._types"
-    if name in sys.modules:
-        return sys.modules[name]
-    loader = ExtensionFileLoader(name, file)
-    spec = ModuleSpec(name, loader, origin=file)
-    spec.has_location = True
-    module = loader.create_module(spec)
-    module.__spec__, module.__loader__, module.__file__ = spec, loader, file
-    loader.exec_module(module)
-    sys.modules[name] = module
-    vars(sys.modules[__package__])["_types"] = module
-    return module
 
 
 def _library_file(name: str) -> str:

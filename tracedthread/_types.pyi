@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 @final
 class lock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
@@ -18,6 +20,7 @@ class lock:
     ) -> None: ...
     def _at_fork_reinit(self) -> None: ...
 
+@disjoint_base
 class RLock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
