@@ -111,6 +111,17 @@ def test_nothing_is_said_or_broken_when_the_package_is_gone(venv: Path) -> None:
         start(venv, "-m", "tracedthread", "uninstall")
 
 
+def test_run_under_a_recording_that_has_begun_goes_on_in_it(venv: Path, tmp_path: Path) -> None:
+    start(venv, "-m", "tracedthread", "install")
+    program, output = tmp_path / "program.py", tmp_path / "late.ttc"
+    program.write_text("import tracedthread; print(tracedthread.is_patched())")
+    result = start(venv, "-m", "tracedthread", "run", "-o", str(output), str(program), TRACEDTHREAD_ENABLE="1")
+    assert (result.returncode, result.stdout) == (0, "True\n")
+    assert result.stderr.startswith(f"tracedthread: -o {output} is not used: this process records to memory already")
+    assert not output.exists()
+    start(venv, "-m", "tracedthread", "uninstall")
+
+
 def test_disabled_wins_over_enabled(venv: Path) -> None:
     start(venv, "-m", "tracedthread", "install")
     result = start(

@@ -109,9 +109,11 @@ def install_main(args: argparse.Namespace) -> int:
         is_new = install(path)
     except OSError as exc:
         return _fail(exc)
-    print(f"{'wrote' if is_new else 'already there:'} {path}")
-    print("It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded.")
-    print("TRACEDTHREAD_OUTPUT=/somewhere/app.%p.ttc says where to. Undo with: tracedthread uninstall")
+    print(
+        f"{'wrote' if is_new else 'already there:'} {path}\n"
+        "It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded.\n"
+        "TRACEDTHREAD_OUTPUT=/somewhere/app.%p.ttc says where to. Undo with: tracedthread uninstall"
+    )
     return 0
 
 

@@ -165,6 +165,10 @@ def _patch(options: Options) -> bool:
             capture_bytes=options.capture_size,
             follow_fork=options.follow_fork or None,
         )
+    except RuntimeError as exc:  # TRACEDTHREAD_ENABLE was quicker
+        _settings.say(f"-o {options.output} is not used: {exc}")
+        options.output = None
+        return True
     except Exception as exc:  # whatever it is: the program comes first
         _settings.say(f"not recording: {exc}")
         return False
