@@ -1,0 +1,125 @@
+"""What is published: the sdist builds a wheel, and the wheel works where there is no checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+import tracedthread
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PROGRAM = """
+import threading, time
+TURN = threading.Lock()
+def work():
+    for _ in range(5):
+        with TURN:
+            time.sleep(0.01)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def run(*command: object, cwd: Path) -> str:
+    """What the command printed. It sees neither the checkout nor settings of ours."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
+    result = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    # setuptools writes beside setup.py: into a copy, so that two Pythons can do this side by side.
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info")
+    shutil.copytree(ROOT, folder / "checkout", ignore=ignored)
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation"]  # setuptools and cffi are in this environment
+    run(*command, "--outdir", folder, folder / "checkout", cwd=folder)
+    return next(folder.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
+    run(*pip, "--wheel-dir", folder, sdist, cwd=folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of a new environment: the wheel, and this environment's packages to depend on."""
+    folder = tmp_path_factory.mktemp("venv")
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder / "bin" / "python"]
+    run(*pip, "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    site_packages = next((folder / "lib").glob("python3*/site-packages"))
+    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (site_packages / "dependencies.pth").write_text("".join(f"{path}\n" for path in sorted(paths)), encoding="utf-8")
+    return folder / "bin"
+
+
+@pytest.mark.timeout(300)
+def test_the_sdist_has_all_that_is_needed_to_build_and_test(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "native").glob("*.[ch]")}
+    others = {"LICENSE", "Makefile", "native/build.py", "tests/conftest.py", "tests/cpython/run.py", "examples/shop.py"}
+    others |= {"tracedthread/py.typed", "tracedthread/_types.pyi", "tracedthread/_site/sitecustomize.py"}
+    assert sources | others <= names
+    assert any(name.startswith("benchmarks/") for name in names)
+    assert any(name.startswith("tests/cpython/baselines/") for name in names)
+    assert not [name for name in names if name.endswith((".so", ".o", ".pyc")) or "__pycache__" in name]
+
+
+@pytest.mark.timeout(300)
+def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
+    version = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert f"-{version}-{version}-" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata_name = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = HeaderParser().parsestr(archive.read(metadata_name).decode())
+    package = {name for name in names if ".dist-info/" not in name}
+    python = {f"tracedthread/{path.relative_to(ROOT / 'tracedthread')}" for path in (ROOT / "tracedthread").rglob("*.py*")}
+    python = {name for name in python if not name.endswith(".pyc")}
+    examples = {f"tracedthread/examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+    native = {f"tracedthread/_native{sysconfig.get_config_var('EXT_SUFFIX')}"}
+    assert package == python | examples | native | {"tracedthread/py.typed"}
+    assert metadata["Version"] == tracedthread.__version__
+    assert metadata["Requires-Python"] == ">=3.10"
+    required = {line.split(">")[0].split("<")[0] for line in metadata.get_all("Requires-Dist") or []}
+    assert required == {"cffi", "opentelemetry-api", "opentelemetry-sdk", "rich"}
+
+
+@pytest.mark.timeout(300)
+def test_an_installed_wheel_records_and_reports(installed: Path, tmp_path: Path) -> None:
+    where = run(installed / "python", "-c", "import tracedthread; print(tracedthread.__file__)", cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.parent)
+    (tmp_path / "app.py").write_text(PROGRAM, encoding="utf-8")
+    run(installed / "tracedthread", "run", "-q", "-o", "app.ttc", "app.py", cwd=tmp_path)
+    report = json.loads(run(installed / "tracedthread", "report", "app.ttc", "--format", "json", cwd=tmp_path))
+    [lock] = [lock for lock in report["locks"] if "TURN" in lock["name"]]
+    assert lock["acquisitions"] == 15
+    assert lock["wait_s"] > 0.05
+
+
+@pytest.mark.timeout(300)
+def test_an_installed_wheel_has_its_demo(installed: Path, tmp_path: Path) -> None:
+    output = run(installed / "tracedthread", "demo", "--seconds", "2", "--requests", "300", cwd=tmp_path)
+    assert "PriceCache._lock" in output
