@@ -31,6 +31,16 @@ typedef struct _PyInterpreterFrame tt_pyframe;
 #define PyUnstable_Eval_RequestCodeExtraIndex _PyEval_RequestCodeExtraIndex
 #endif
 
+// PyThread_get_thread_ident() without its two calls. Module exec checks that they agree.
+static inline unsigned long tt_thread_ident(void)
+{
+#if defined(__x86_64__) && defined(__GLIBC__)
+    return (unsigned long)__builtin_thread_pointer();
+#else
+    return PyThread_get_thread_ident();
+#endif
+}
+
 // Passes over frames that are no function's: marks of where C called the interpreter, the helper under `__init__`, and
 // functions that have not begun yet.
 static inline tt_pyframe *tt_pyframe_visible(tt_pyframe *f)

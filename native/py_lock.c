@@ -143,8 +143,6 @@ static PyObject *allocate_lock(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(
 
 // -- RLock -----------------------------------------------------------------------------------------------------------
 
-static inline unsigned long me(void) { return PyThread_get_thread_ident(); }
-
 static PyObject *rlock_create(PyTypeObject *type)
 {
     rlockobject *self = (rlockobject *)type->tp_alloc(type, 0);
@@ -185,7 +183,7 @@ static int rlock_take(rlockobject *self, int64_t timeout_ns, bool interruptible,
         int r = tt_py_acquire_slow((PyObject *)self, &self->lock, TT_RLOCK, timeout_ns, interruptible);
         if (r <= 0) return r;
     }
-    self->owner = me();
+    self->owner = tt_thread_ident();
     self->count = count;
     return 1;
 }
@@ -194,7 +192,7 @@ SLOW PyObject *rlock_acquire_slow(rlockobject *self, PyObject *const *args, Py_s
 {
     int64_t timeout_ns;
     if (tt_py_parse_acquire(args, nargs, kwnames, &timeout_ns) < 0) return NULL;
-    if (self->count == 0 || self->owner != me()) return truth(rlock_take(self, timeout_ns, true, 1));
+    if (self->count == 0 || self->owner != tt_thread_ident()) return truth(rlock_take(self, timeout_ns, true, 1));
     if (self->count + 1 <= self->count) {
         PyErr_SetString(PyExc_OverflowError, "Internal lock count overflowed");
         return NULL;
@@ -207,7 +205,7 @@ static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssiz
 {
     if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return rlock_acquire_slow(self, args, nargs, kwnames);
     tt_hold_begin(&self->lock);
-    self->owner = me();
+    self->owner = tt_thread_ident();
     self->count = 1;
     Py_RETURN_TRUE;
 }
@@ -222,7 +220,7 @@ static void rlock_free(rlockobject *self)
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->count == 0 || self->owner != me()) {
+    if (self->count == 0 || self->owner != tt_thread_ident()) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
@@ -245,19 +243,19 @@ static PyObject *rlock_locked(rlockobject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *rlock_is_owned(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->count > 0 && self->owner == me());
+    return PyBool_FromLong(self->count > 0 && self->owner == tt_thread_ident());
 }
 
 static PyObject *rlock_recursion_count(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromUnsignedLong(self->owner == me() ? self->count : 0);
+    return PyLong_FromUnsignedLong(self->owner == tt_thread_ident() ? self->count : 0);
 }
 
 static PyObject *rlock_release_save(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
     bool refused = self->count == 0;
 #if PY_VERSION_HEX >= 0x030E0000
-    refused |= self->owner != me();   // before 3.14 any thread may
+    refused |= self->owner != tt_thread_ident();   // before 3.14 any thread may
 #endif
     if (refused) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");

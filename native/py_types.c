@@ -43,6 +43,10 @@ static int exec(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "only the main interpreter is recorded");
         return -1;
     }
+    if (tt_thread_ident() != PyThread_get_thread_ident()) {
+        PyErr_SetString(PyExc_ImportError, "this C library's thread identifiers are not supported");
+        return -1;
+    }
     if (tt_py_site_init() < 0) return -1;
     PyObject *stock = PyImport_ImportModule("_thread");
     if (!stock) return -1;

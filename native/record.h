@@ -24,8 +24,8 @@ static inline void tt_hold_begin(tt_lock *l)
         l->held_since = 0;
         return;
     }
+    l->held_since = tt_ticks();   // first: reading the counter overlaps with what follows, not with what came before
     tt_the_segment.stats[l->site].acquisitions++;
-    l->held_since = tt_ticks();
 }
 
 // The odd case of tt_hold_count: no hold was pending, or one that a lagging processor's counter made negative.
@@ -35,9 +35,10 @@ void tt_hold_count_odd(tt_site_stats *s, uint64_t pending);
 // is still on its way out of the processor, and waiting for it would cost more than all the rest (5 of 14 ns on 3.15).
 static inline void tt_hold_count(tt_lock *l)
 {
+    uint64_t now = tt_ticks();
     tt_site_stats *s = &tt_the_segment.stats[l->site];
     uint64_t pending = s->pending_hold, ticks = pending >> 1;
-    s->pending_hold = (tt_ticks() - l->held_since) * 2 + 1;
+    s->pending_hold = (now - l->held_since) * 2 + 1;
     if (__builtin_expect((int64_t)pending <= 0, 0)) {
         tt_hold_count_odd(s, pending);
         return;
