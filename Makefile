@@ -38,7 +38,7 @@ lint: build $(VENV)/.lint  ## formatting, style and types
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(RUN) -m mypy.stubtest tracedthread._types tracedthread._native --mypy-config-file pyproject.toml --ignore-missing-stub
+	$(RUN) -m mypy.stubtest tracedthread._types tracedthread._native --ignore-missing-stub
 
 clean:  ## remove what the other targets made, but for build/debian, a whole Debian
 	rm -rf .venv dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

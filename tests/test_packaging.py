@@ -48,7 +48,13 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # setuptools writes beside setup.py: into a copy, so that two Pythons can do this side by side.
     ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info")
     shutil.copytree(ROOT, folder / "checkout", ignore=ignored)
-    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation"]  # setuptools and cffi are in this environment
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--no-isolation",
+    ]  # setuptools and cffi are in this environment
     run(*command, "--outdir", folder, folder / "checkout", cwd=folder)
     return next(folder.glob("*.tar.gz"))
 
@@ -96,7 +102,9 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         metadata_name = next(name for name in names if name.endswith(".dist-info/METADATA"))
         metadata = HeaderParser().parsestr(archive.read(metadata_name).decode())
     package = {name for name in names if ".dist-info/" not in name}
-    python = {f"tracedthread/{path.relative_to(ROOT / 'tracedthread')}" for path in (ROOT / "tracedthread").rglob("*.py*")}
+    python = {
+        f"tracedthread/{path.relative_to(ROOT / 'tracedthread')}" for path in (ROOT / "tracedthread").rglob("*.py*")
+    }
     python = {name for name in python if not name.endswith(".pyc")}
     examples = {f"tracedthread/examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
     native = {f"tracedthread/_native{sysconfig.get_config_var('EXT_SUFFIX')}"}

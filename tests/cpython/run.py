@@ -17,149 +17,37 @@ the right one, it is reported as flaky, and counted as passed. A crash, a hang, 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
+import fcntl
 import platform
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-WORK = Path(os.environ.get("TRACEDTHREAD_CACHE", ROOT / "build")) / "cpython"
+import baseline as stock
+from baseline import Outcomes, key, short
+from environment import HERE, WORK, Environment, Run
 
-SHORT = (
-    "test_thread test_threading test_threading_local test_threadsignals test_queue test_fork1 test_audit "
-    "test_threadedtempfile test_sched test_importlib.test_locks test_importlib.test_threaded_import test_functools "
-    "test_logging test_tempfile test_contextlib test_socketserver test_asyncio.test_locks test_asyncio.test_threads"
-).split()
+SHORT = [
+    "test_thread",
+    "test_threading",
+    "test_threading_local",
+    "test_threadsignals",
+    "test_queue",
+    "test_fork1",
+    "test_audit",
+    "test_threadedtempfile",
+    "test_sched",
+    "test_importlib.test_locks",
+    "test_importlib.test_threaded_import",
+    "test_functools",
+    "test_logging",
+    "test_tempfile",
+    "test_contextlib",
+    "test_socketserver",
+    "test_asyncio.test_locks",
+    "test_asyncio.test_threads",
+]
 LONG = ["test_concurrent_futures"]
-NOT_SHIPPED = 4  # exit code of child.py
-
-Outcomes = dict[str, str]  # of a module: test id -> ok, skip, fail, error, xfail, xpass
-
-
-def key() -> str:
-    """Names the build of the running interpreter: its version, compiler, time of building and platform."""
-    build = hashlib.sha256(f"{sys.version} {platform.machine()}".encode()).hexdigest()[:8]
-    return f"{sys.implementation.name}-{platform.python_version()}-{sys.platform}-{platform.machine()}-{build}"
-
-
-@dataclass
-class Run:
-    """One process: what it said of each test, and how it ended."""
-
-    outcomes: Outcomes = field(default_factory=dict)
-    messages: dict[str, str] = field(default_factory=dict)
-    running: str = ""
-    trouble: str = ""  # a crash or a hang, in one line
-    log: str = ""
-    seconds: float = 0.0
-    shipped: bool = True
-
-    def read(self, path: Path) -> bool:
-        """Take in what child.py wrote. Returns whether it came to its end with the patch still in force."""
-        is_complete = False
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            kind, test, message = json.loads(line)
-            if kind == "end":
-                self.running, is_complete = "", bool(test)
-            elif kind == "start":
-                self.running = test
-            elif self.outcomes.get(test) not in ("fail", "error"):  # a test may have several outcomes: the worst counts
-                self.outcomes[test], self.messages[test] = kind, message
-        return is_complete
-
-
-class Environment:
-    """A virtual environment without anything in it, but in mode B the `.pth`."""
-
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
-        self.folder = WORK / key() / f"venv-{mode}"
-        self.path = WORK / key() / f"path-{mode}"
-        self.python = self.folder / "bin" / "python"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        shutil.rmtree(self.path, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", self.folder], check=True)
-        if mode == "none":
-            return
-        import _cffi_backend
-
-        self.path.mkdir(parents=True)
-        for target in (ROOT / "tracedthread", Path(_cffi_backend.__file__)):
-            (self.path / target.name).symlink_to(target)
-        if mode == "B":
-            site_packages = next((self.folder / "lib").glob("python3*/site-packages"))
-            lines = f"{self.path}\nimport tracedthread; tracedthread.patch()\n"
-            (site_packages / "tracedthread.pth").write_text(lines, encoding="utf-8")
-            self.check_children()
-
-    def check_children(self) -> None:
-        """Children are what mode B is about: see that one is patched, with the flags that tests start them with."""
-        check = f"import sys; sys.path.append({str(HERE)!r}); import child; sys.exit(not child.is_in_force())"
-        for flags in ([], ["-I"], ["-E"], ["-X", "dev"]):
-            if subprocess.run([self.python, *flags, "-c", check], check=False).returncode:
-                sys.exit(f"the .pth of {self.folder} does not patch python {' '.join(flags)}")
-
-    def run(self, module: str, timeout_s: float, tests: Iterable[str] = ()) -> Run:
-        """One module, or of it only the given tests, in a process of its own."""
-        run = Run()
-        with tempfile.TemporaryDirectory(prefix="tt-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
-            out, log = folder / "outcomes", folder / "log"
-            (folder / "cwd").mkdir()
-            (folder / "tmp").mkdir()
-            command = [self.python, "-u", "-X", "faulthandler", HERE / "child.py", self.mode, self.path, module, out, *tests]
-            keep = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-            env = keep | {"HOME": name, "LANG": "C.UTF-8", "TMPDIR": str(folder / "tmp"), "TZ": "UTC"}
-            started = time.monotonic()
-            with log.open("wb") as stream:
-                process = subprocess.Popen(
-                    [str(word) for word in command],
-                    cwd=folder / "cwd",
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=stream,
-                    start_new_session=True,
-                )
-                try:
-                    code = process.wait(timeout_s)
-                except subprocess.TimeoutExpired:
-                    process.send_signal(signal.SIGABRT)  # faulthandler shows where every thread is
-                    time.sleep(2)
-                    code = None
-                _kill_group(process)
-            run.seconds = time.monotonic() - started
-            is_complete = run.read(out)
-            run.log = log.read_text(encoding="utf-8", errors="replace")
-        if code == NOT_SHIPPED:
-            run.shipped = False
-        elif code is None:
-            run.trouble = f"did not end within {timeout_s:g} s"
-        elif code:
-            run.trouble = f"ended with {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        elif not is_complete:
-            run.trouble = "the patch is no longer in force after the tests"
-        if run.trouble and run.running:
-            run.trouble += f", in {run.running}"
-        return run
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
 
 
 def measure(environment: Environment, modules: Iterable[str], timeout_s: float) -> dict[str, Outcomes]:
@@ -169,6 +57,7 @@ def measure(environment: Environment, modules: Iterable[str], timeout_s: float) 
         run = environment.run(module, timeout_s)
         if not run.shipped:
             print(f"  {module}: not shipped", flush=True)
+            baseline[module] = {}
             continue
         if run.trouble:
             sys.exit(f"{run.log[-3000:]}\n{module} on stock: {run.trouble}")
@@ -177,59 +66,37 @@ def measure(environment: Environment, modules: Iterable[str], timeout_s: float) 
             run.outcomes |= environment.run(module, timeout_s, failed).outcomes
         baseline[module] = short(run.outcomes)
         bad = [test for test in failed if run.outcomes[test] in ("fail", "error")]
-        print(f"  {module}: {len(run.outcomes)} tests, {run.seconds:.1f} s" + "".join(f"\n    fails: {t}" for t in bad), flush=True)
+        print(
+            f"  {module}: {len(run.outcomes)} tests, {run.seconds:.1f} s" + "".join(f"\n    fails: {t}" for t in bad),
+            flush=True,
+        )
     return baseline
-
-
-def write_baseline(path: Path, baseline: dict[str, Outcomes]) -> None:
-    """Sorted by module and outcome, so that a difference can be read."""
-    modules: dict[str, dict[str, list[str]]] = {}
-    for module, outcomes in baseline.items():
-        for test, outcome in sorted(outcomes.items()):
-            modules.setdefault(module, {}).setdefault(outcome, []).append(test)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"python": sys.version, "modules": modules}, indent=1) + "\n", encoding="utf-8")
-
-
-def read_baseline(path: Path) -> dict[str, Outcomes]:
-    """The inverse of `write_baseline`."""
-    modules = json.loads(path.read_text(encoding="utf-8"))["modules"]
-    return {
-        module: {test: outcome for outcome, tests in groups.items() for test in tests} for module, groups in modules.items()
-    }
-
-
-def short(outcomes: Outcomes) -> Outcomes:
-    """Test names without the `test.` that all begin with."""
-    return {test.removeprefix("test."): outcome for test, outcome in outcomes.items()}
 
 
 def find_baseline(modules: list[str], timeout_s: float) -> dict[str, Outcomes]:
     """That of this interpreter's build: from the repository, or measured before on this machine, or measured now."""
     kept, cached = HERE / "baselines" / f"{key()}.json", WORK / key() / "baseline.json"
-    known: dict[str, Outcomes] = {}
-    asked: set[str] = set()
     if kept.exists():
-        return read_baseline(kept)
-    if cached.exists():
-        known = read_baseline(cached)
-        asked = set(json.loads((cached.parent / "asked.json").read_text()))
-    missing = [module for module in modules if module not in asked]
-    if missing:
-        print(f"no baseline for {key()}: running {len(missing)} modules on stock first", flush=True)
-        known |= measure(Environment("none"), missing, timeout_s)
-        write_baseline(cached, known)
-        (cached.parent / "asked.json").write_text(json.dumps(sorted(asked | set(missing))))
+        return stock.read(kept)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with cached.with_suffix(".lock").open("w") as lock:  # two modes may ask at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = stock.read(cached) if cached.exists() else {}
+        missing = [module for module in modules if module not in known]
+        if missing:
+            print(f"no baseline for {key()}: running {len(missing)} modules on stock first", flush=True)
+            known |= measure(Environment("none"), missing, timeout_s)
+            stock.write(cached, known)
     return known
 
 
-def compare(environment: Environment, module: str, expected: Outcomes | None, timeout_s: float) -> dict[str, int]:
+def compare(environment: Environment, module: str, expected: Outcomes, timeout_s: float) -> dict[str, int]:
     """Run a module under the patch and print every difference. Returns how many tests passed, failed, ..."""
     run = environment.run(module, timeout_s)
     count = {"passed": 0, "failed": 0, "skipped": 0, "flaky": 0}
     problems: list[str] = []
-    if not run.shipped or expected is None:
-        if run.shipped or expected is not None:
+    if not run.shipped or not expected:
+        if run.shipped or expected:
             count["failed"], problems = 1, ["shipped, but not in the baseline, or the other way round"]
         print(f"  {module:38} {problems[0] if problems else 'not shipped with this interpreter'}", flush=True)
         return count
@@ -239,7 +106,11 @@ def compare(environment: Environment, module: str, expected: Outcomes | None, ti
         count["failed"] += 1
         problems += [f"FAILED {run.trouble}", *run.log[-6000:].splitlines()]
     differ = [test for test, outcome in expected.items() if test in got and got[test] != outcome]
-    again = environment.run(module, timeout_s, [long_names[test] for test in differ]) if differ and not run.trouble else Run()
+    again = (
+        environment.run(module, timeout_s, [long_names[test] for test in differ])
+        if differ and not run.trouble
+        else Run()
+    )
     second = short(again.outcomes)
     for test, outcome in expected.items():
         if test not in got:
@@ -249,11 +120,13 @@ def compare(environment: Environment, module: str, expected: Outcomes | None, ti
             count["skipped" if outcome == "skip" else "passed"] += 1
             if got[test] != outcome:
                 count["flaky"] += 1
-                problems.append(f"FLAKY: PASSED ON RETRY {test}: first {got[test]}, {outcome} on stock and when retried")
+                problems.append(
+                    f"FLAKY: PASSED ON RETRY {test}: first {got[test]}, {outcome} on stock and when retried"
+                )
                 problems += run.messages[long_names[test]].splitlines()
         else:
             count["failed"] += 1
-            problems.append(f"FAILED {test}: {got[test]}, twice; {outcome} on stock")
+            problems.append(f"FAILED {test}: {got[test]}{', twice' if test in second else ''}; {outcome} on stock")
             problems += run.messages[long_names[test]].splitlines()
     for test in got.keys() - expected.keys():
         count["failed"] += 1
@@ -281,14 +154,14 @@ def main() -> int:
     print(f"CPython's own tests on {key()}, {'on stock' if args.baseline else f'mode {args.mode}'}", flush=True)
     started = time.monotonic()
     if args.baseline:
-        write_baseline(HERE / "baselines" / f"{key()}.json", measure(Environment("none"), modules, args.timeout))
+        stock.write(HERE / "baselines" / f"{key()}.json", measure(Environment("none"), modules, args.timeout))
         print(f"{time.monotonic() - started:.0f} s")
         return 0
     baseline = find_baseline(modules, args.timeout)
     environment = Environment(args.mode)
     total: dict[str, int] = {}
     for module in modules:
-        for name, number in compare(environment, module, baseline.get(module), args.timeout).items():
+        for name, number in compare(environment, module, baseline.get(module, {}), args.timeout).items():
             total[name] = total.get(name, 0) + number
     print(f"Python {platform.python_version()}, mode {args.mode}, {time.monotonic() - started:.0f} s")
     if total["flaky"]:

@@ -99,4 +99,6 @@ def find() -> tuple[list[Python], list[str]]:
             passed_over.append(f"{command} {reason}")
         else:
             pythons.setdefault(python.version, python)
-    return sorted(pythons.values(), key=lambda python: [int(part) for part in python.version.split(".")[:2]]), passed_over
+    return sorted(
+        pythons.values(), key=lambda python: [int(part) for part in python.version.split(".")[:2]]
+    ), passed_over

@@ -100,7 +100,11 @@ def gather() -> list[Python]:
         log = LOGS / "debian.log"
         with log.open("w", encoding="utf-8") as stream:
             code = subprocess.run(
-                ["bash", HERE / "debian.sh", DEBIAN], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False
+                ["bash", HERE / "debian.sh", DEBIAN],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                check=False,
             ).returncode
         if code:
             print(f"not tested: 3.14 and 3.15, no Debian folder: {log.read_text(encoding='utf-8')[-300:]}")
@@ -159,7 +163,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--at-least", type=int, default=1, metavar="N", help="fewer interpreters are a failure")
-    parser.add_argument("--only", action="append", default=[], metavar="VERSION", help="3.13 or 3.13.0; may be repeated")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="VERSION", help="3.13 or 3.13.0; may be repeated"
+    )
     parser.add_argument("--without-pytest", action="append", default=[], metavar="VERSION", help="it was run before")
     args = parser.parse_args()
 
