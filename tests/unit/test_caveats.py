@@ -156,7 +156,7 @@ def test_an_uncaught_interrupt_ends_the_program_with_the_signals_status(way: str
     ready()
     lock.acquire()
     """
-    out, err, status = check(way, program, interrupt=True)
+    _, err, status = check(way, program, interrupt=True)
     assert status == -signal.SIGINT
     assert err.endswith("KeyboardInterrupt\n")
 
@@ -406,7 +406,9 @@ def test_when_the_main_thread_exits_the_others_die_without_finally(how: str, way
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("end", ["sys.exit(7)", "raise SystemExit('bye')", "raise ValueError('x')", "os._exit(9)", "pass"])
+@pytest.mark.parametrize(
+    "end", ["sys.exit(7)", "raise SystemExit('bye')", "raise ValueError('x')", "os._exit(9)", "pass"]
+)
 def test_the_main_threads_end_gives_the_status(end: str, way: str) -> None:
     program = f"""
     lock = _thread.allocate_lock()
@@ -418,10 +420,15 @@ def test_the_main_threads_end_gives_the_status(end: str, way: str) -> None:
     atexit.register(lambda: say("atexit", lock.acquire(False), lock.acquire(timeout=0.01)))
     {end}
     """
-    out, err, status = check(way, program)
+    out, _, status = check(way, program)
     if "_exit" not in end:
         assert out == "worker done\natexit False False\n"
-    assert status == {"sys.exit(7)": 7, "raise SystemExit('bye')": 1, "raise ValueError('x')": 1, "os._exit(9)": 9, "pass": 0}[end]
+    assert (
+        status
+        == {"sys.exit(7)": 7, "raise SystemExit('bye')": 1, "raise ValueError('x')": 1, "os._exit(9)": 9, "pass": 0}[
+            end
+        ]
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)

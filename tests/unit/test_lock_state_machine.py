@@ -87,7 +87,9 @@ class Locks(RuleBasedStateMachine):
         self.ours = [getattr(OURS, self.make)() for _ in range(2)]
         self.stock = [getattr(STOCK, self.make)() for _ in range(2)]
         self.depth = [0, 0]
-        self.waiting: tuple[int, int] | None = None  # (actor, lock): at most one, else who comes first is anybody's guess
+        self.waiting: tuple[int, int] | None = (
+            None  # (actor, lock): at most one, else who comes first is anybody's guess
+        )
 
     def teardown(self) -> None:
         if not hasattr(self, "actors"):
@@ -130,7 +132,11 @@ class Locks(RuleBasedStateMachine):
     def acquire_with_timeout(self, actor: int, lock: int, timeout: float) -> None:
         self.took(lock, self.do(actor, lock, lambda x: x.acquire(timeout=timeout)))
 
-    @rule(actor=ACTORS, lock=LOCKS, arguments=st.sampled_from([(True, -2), (False, 1), (True, None), (True, 1e100), (1, 2, 3)]))
+    @rule(
+        actor=ACTORS,
+        lock=LOCKS,
+        arguments=st.sampled_from([(True, -2), (False, 1), (True, None), (True, 1e100), (1, 2, 3)]),
+    )
     def acquire_badly(self, actor: int, lock: int, arguments: tuple[Any, ...]) -> None:
         self.do(actor, lock, lambda x: x.acquire(*arguments))
 
@@ -213,7 +219,9 @@ class RLockMachine(Locks):
 
     @rule(actor=ACTORS, lock=LOCKS)
     def ask_owner(self, actor: int, lock: int) -> None:
-        self.do(actor, lock, lambda x: (x._is_owned(), x._recursion_count() if hasattr(x, "_recursion_count") else None))
+        self.do(
+            actor, lock, lambda x: (x._is_owned(), x._recursion_count() if hasattr(x, "_recursion_count") else None)
+        )
 
     @rule(actor=ACTORS, lock=LOCKS)
     def release_save(self, actor: int, lock: int) -> None:

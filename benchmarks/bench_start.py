@@ -1,0 +1,105 @@
+"""
+What starting costs: `tracedthread run` against `python`, `import tracedthread`, and a thread's start and join.
+
+    python benchmarks/bench_start.py [--rounds 21] [--no-gate]
+
+Programs are started in turns, by the wall clock; what is reported is the median over the rounds of the difference.
+Threads are started and joined in turns in one process, stock ones by a second copy of `threading` (see bench_lock.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+BUDGET_MS = 40.0
+THREADS = 200
+
+
+def run_ms(*command: str, directory: str) -> float:
+    """How long a Python program takes."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, *command], check=True, cwd=directory, stderr=subprocess.DEVNULL)
+    return (time.perf_counter() - begin) * 1e3
+
+
+def programs(rounds: int) -> dict[str, list[float]]:
+    """ms of each way to start, by rounds."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory, "empty.py").write_text("")
+        Path(directory, "threaded.py").write_text("import threading, queue, logging\n")
+        ways = {
+            "python empty.py": ["empty.py"],
+            "tracedthread run empty.py": ["-m", "tracedthread", "run", "empty.py"],
+            "tracedthread run -o FILE empty.py": ["-m", "tracedthread", "run", "-o", "%p.ttc", "empty.py"],
+            "python threaded.py": ["threaded.py"],
+            "tracedthread run threaded.py": ["-m", "tracedthread", "run", "threaded.py"],
+            "python -c pass": ["-c", "pass"],
+            "import tracedthread": ["-c", "import tracedthread"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for round_ in range(rounds + 1):
+            for name, command in ways.items():
+                took = run_ms(*command, directory=directory)
+                if round_:  # the first one fills the caches
+                    times[name].append(took)
+        return times
+
+
+def start_and_join(threading: Any, n: int) -> float:
+    """µs a thread."""
+    begin = time.perf_counter()
+    for _ in range(n):
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+    return (time.perf_counter() - begin) / n * 1e6
+
+
+def threads(rounds: int) -> tuple[list[float], list[float]]:
+    """µs a thread, stock and ours, by rounds. Patches."""
+    from bench_lock import sides
+
+    both = sides()
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds):
+        for side in (0, 1) if round_ % 2 else (1, 0):
+            times[side].append(start_and_join(both[side].threading, THREADS))
+    return times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=21, help="turns of each (default: %(default)s)")
+    parser.add_argument("--no-gate", action="store_true", help="exit 0 whatever comes out")
+    options = parser.parse_args()
+    print(f"Python {sys.version.split()[0]}, {options.rounds} rounds, load {os.getloadavg()[0]:.1f}\n")
+    times = programs(options.rounds)
+    print(f"{'ms':36} {'median':>7} {'least':>7} {'added':>7}  budget")
+    missed = False
+    base = ""
+    for name, values in times.items():
+        line = f"{name:36} {statistics.median(values):7.1f} {min(values):7.1f}"
+        if name.startswith("python"):
+            base = name
+            print(line)
+            continue
+        added = statistics.median(b - a for a, b in zip(times[base], values))
+        missed |= added > BUDGET_MS
+        print(f"{line} {added:7.1f}  <= {BUDGET_MS:.0f} {'ok' if added <= BUDGET_MS else 'MISSED'}", flush=True)
+    stock, ours = threads(options.rounds)
+    ratio = statistics.median(b / a for a, b in zip(stock, ours))
+    medians = f"stock {statistics.median(stock):.1f} µs, ours {statistics.median(ours):.1f} µs"
+    print(f"\nThread start + join: {medians}, ratio {ratio:.2f}")
+    return 1 if missed and not options.no_gate else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
