@@ -51,8 +51,10 @@ static PyObject *qualname_from_self(PyCodeObject *code, tt_pyframe *frame)
         PyObject *class = PyTuple_GET_ITEM(mro, i);
         PyObject *dict = PyType_Check(class) ? ((PyTypeObject *)class)->tp_dict : NULL;
         PyObject *found = dict ? PyDict_GetItemWithError(dict, code->co_name) : NULL;   // borrowed; str keys run no code
-        if (found && (Py_IS_TYPE(found, &PyClassMethod_Type) || Py_IS_TYPE(found, &PyStaticMethod_Type)))
-            found = ((PyObject **)(found + 1))[0];   // cm_callable is the first field of both
+        // The function is the first field of each of these (cm_callable, sm_callable, prop_get).
+        if (found && (Py_IS_TYPE(found, &PyClassMethod_Type) || Py_IS_TYPE(found, &PyStaticMethod_Type)
+                      || Py_IS_TYPE(found, &PyProperty_Type)))
+            found = ((PyObject **)(found + 1))[0];
         if (found && PyFunction_Check(found) && ((PyFunctionObject *)found)->func_code == (PyObject *)code)
             return Py_NewRef(((PyFunctionObject *)found)->func_qualname);
     }

@@ -53,21 +53,32 @@ static PyObject *lock_create(PyTypeObject *type)
     return (PyObject *)self;
 }
 
+// Refuses arguments of a type's call as the stock type does.
+static int no_arguments(const char *name, Py_ssize_t nargs, Py_ssize_t nkeywords)
+{
+    if (nkeywords == 0 && nargs == 0) return 0;
+#if PY_VERSION_HEX >= 0x030F0000
+    const char *which = nargs ? "positional" : "keyword";
+    PyErr_Format(PyExc_TypeError, "%s() takes no %s arguments", name, which);
+#else
+    if (nkeywords)
+        PyErr_Format(PyExc_TypeError, "%s() takes no keyword arguments", name);
+    else
+        PyErr_Format(PyExc_TypeError, "%s expected 0 arguments, got %zd", name, nargs);
+#endif
+    return -1;
+}
+
 static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    if (kwargs && PyDict_GET_SIZE(kwargs))
-        return PyErr_Format(PyExc_TypeError, "lock() takes no keyword arguments");
-    if (PyTuple_GET_SIZE(args))
-        return PyErr_Format(PyExc_TypeError, "lock expected 0 arguments, got %zd", PyTuple_GET_SIZE(args));
+    if (no_arguments("lock", PyTuple_GET_SIZE(args), kwargs ? PyDict_GET_SIZE(kwargs) : 0) < 0) return NULL;
     return lock_create(type);
 }
 
 // Spares `lock()` the tuple that tp_new would need.
 static PyObject *lock_vectorcall(PyObject *type, PyObject *const *Py_UNUSED(args), size_t nargsf, PyObject *kwnames)
 {
-    Py_ssize_t nargs = PyVectorcall_NARGS(nargsf);
-    if (kwnames && PyTuple_GET_SIZE(kwnames)) return PyErr_Format(PyExc_TypeError, "lock() takes no keyword arguments");
-    if (nargs) return PyErr_Format(PyExc_TypeError, "lock expected 0 arguments, got %zd", nargs);
+    if (no_arguments("lock", PyVectorcall_NARGS(nargsf), kwnames ? PyTuple_GET_SIZE(kwnames) : 0) < 0) return NULL;
     return lock_create((PyTypeObject *)type);
 }
 
@@ -87,7 +98,7 @@ static inline PyObject *truth(int result) { return result < 0 ? NULL : Py_NewRef
 SLOW PyObject *lock_acquire_slow(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t timeout_ns;
-    if (tt_py_parse_acquire(args, nargs, kwnames, &timeout_ns) < 0) return NULL;
+    if (tt_py_parse_acquire("acquire", args, nargs, kwnames, &timeout_ns) < 0) return NULL;
     return truth(tt_py_acquire_slow((PyObject *)self, &self->lock, TT_LOCK, timeout_ns, true));
 }
 
@@ -96,6 +107,15 @@ static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_
     if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return lock_acquire_slow(self, args, nargs, kwnames);
     tt_hold_begin(&self->lock);
     Py_RETURN_TRUE;
+}
+
+// The obsolete alias. Only from 3.15 on do its errors speak of it by its name.
+static PyObject *lock_acquire_lock(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    int64_t timeout_ns;
+    const char *name = PY_VERSION_HEX >= 0x030F0000 ? "acquire_lock" : "acquire";
+    if (tt_py_parse_acquire(name, args, nargs, kwnames, &timeout_ns) < 0) return NULL;
+    return truth(tt_py_acquire_slow((PyObject *)self, &self->lock, TT_LOCK, timeout_ns, true));
 }
 
 SLOW PyObject *lock_release_slow(lockobject *self)
@@ -143,6 +163,12 @@ static PyObject *allocate_lock(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(
 
 // -- RLock -----------------------------------------------------------------------------------------------------------
 
+// 3.14 asks for the owner alone. That differs only after an _acquire_restore() with a count of 0.
+static inline bool rlock_owned(const rlockobject *self)
+{
+    return self->owner == tt_thread_ident() && (self->count > 0 || PY_VERSION_HEX >= 0x030E0000);
+}
+
 static PyObject *rlock_create(PyTypeObject *type)
 {
     rlockobject *self = (rlockobject *)type->tp_alloc(type, 0);
@@ -154,11 +180,8 @@ static PyObject *rlock_create(PyTypeObject *type)
 static PyObject *rlock_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
 #if PY_VERSION_HEX >= 0x030F0000
-    if (type == rlock_type) {   // a subclass may have an __init__ that takes them
-        if (kwargs && PyDict_GET_SIZE(kwargs)) return PyErr_Format(PyExc_TypeError, "RLock() takes no keyword arguments");
-        if (PyTuple_GET_SIZE(args))
-            return PyErr_Format(PyExc_TypeError, "RLock expected 0 arguments, got %zd", PyTuple_GET_SIZE(args));
-    }
+    bool has_init = type->tp_init != rlock_type->tp_init;   // a subclass with an __init__ that takes them
+    if (!has_init && no_arguments("RLock", PyTuple_GET_SIZE(args), kwargs ? PyDict_GET_SIZE(kwargs) : 0) < 0) return NULL;
 #else
     (void)args, (void)kwargs;   // swallowed, as by the stock type
 #endif
@@ -191,9 +214,9 @@ static int rlock_take(rlockobject *self, int64_t timeout_ns, bool interruptible,
 SLOW PyObject *rlock_acquire_slow(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t timeout_ns;
-    if (tt_py_parse_acquire(args, nargs, kwnames, &timeout_ns) < 0) return NULL;
-    if (self->count == 0 || self->owner != tt_thread_ident()) return truth(rlock_take(self, timeout_ns, true, 1));
-    if (self->count + 1 <= self->count) {
+    if (tt_py_parse_acquire("acquire", args, nargs, kwnames, &timeout_ns) < 0) return NULL;
+    if (!rlock_owned(self)) return truth(rlock_take(self, timeout_ns, true, 1));
+    if (self->count + 1 == 0 && PY_VERSION_HEX < 0x030E0000) {
         PyErr_SetString(PyExc_OverflowError, "Internal lock count overflowed");
         return NULL;
     }
@@ -220,11 +243,11 @@ static void rlock_free(rlockobject *self)
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->count == 0 || self->owner != tt_thread_ident()) {
+    if (!rlock_owned(self)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
-    if (self->count > 1)
+    if (self->count != 1)
         self->count--;
     else
         rlock_free(self);
@@ -243,7 +266,7 @@ static PyObject *rlock_locked(rlockobject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *rlock_is_owned(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(self->count > 0 && self->owner == tt_thread_ident());
+    return PyBool_FromLong(rlock_owned(self));
 }
 
 static PyObject *rlock_recursion_count(rlockobject *self, PyObject *Py_UNUSED(ignored))
@@ -253,11 +276,8 @@ static PyObject *rlock_recursion_count(rlockobject *self, PyObject *Py_UNUSED(ig
 
 static PyObject *rlock_release_save(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    bool refused = self->count == 0;
-#if PY_VERSION_HEX >= 0x030E0000
-    refused |= self->owner != tt_thread_ident();   // before 3.14 any thread may
-#endif
-    if (refused) {
+    bool allowed = PY_VERSION_HEX >= 0x030E0000 ? rlock_owned(self) : self->count > 0;   // before 3.14 by any thread
+    if (!allowed) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
@@ -273,24 +293,20 @@ static PyObject *rlock_restore(rlockobject *self, unsigned long count, unsigned 
     Py_RETURN_NONE;
 }
 
-#if PY_VERSION_HEX >= 0x030E0000
-static PyObject *rlock_acquire_restore(rlockobject *self, PyObject *state)
-{
-    unsigned long owner;
-    Py_ssize_t count;
-    if (!PyArg_Parse(state, "(nk):_acquire_restore", &count, &owner)) return NULL;
-    return rlock_restore(self, (unsigned long)count, owner);
-}
+#if PY_VERSION_HEX >= 0x030F0000
+#define PARSE_STATE PyArg_Parse
 #define RESTORE_FLAGS METH_O
 #else
+#define PARSE_STATE PyArg_ParseTuple
+#define RESTORE_FLAGS METH_VARARGS
+#endif
 static PyObject *rlock_acquire_restore(rlockobject *self, PyObject *args)
 {
     unsigned long owner, count;
-    if (!PyArg_ParseTuple(args, "(kk):_acquire_restore", &count, &owner)) return NULL;
+    const char *format = PY_VERSION_HEX >= 0x030E0000 ? "(nk):_acquire_restore" : "(kk):_acquire_restore";
+    if (!PARSE_STATE(args, format, &count, &owner)) return NULL;
     return rlock_restore(self, count, owner);
 }
-#define RESTORE_FLAGS METH_VARARGS
-#endif
 
 static PyObject *rlock_at_fork_reinit(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
@@ -307,7 +323,8 @@ static PyObject *rlock_repr(rlockobject *self)
 #else
     const char *format = "<%s %s object owner=%lu count=%lu at %p>";
 #endif
-    return PyUnicode_FromFormat(format, self->count ? "locked" : "unlocked",
+    bool locked = PY_VERSION_HEX >= 0x030E0000 ? tt_lock_held(&self->lock) : self->count > 0;
+    return PyUnicode_FromFormat(format, locked ? "locked" : "unlocked",
                                 Py_TYPE(self)->tp_name, self->owner, self->count, self);
 }
 
@@ -341,7 +358,7 @@ static PyObject *rlock_exit3(rlockobject *self, PyObject *const *args, Py_ssize_
 
 // In the stock types' order. Those that this interpreter's type lacks are left out.
 static PyMethodDef lock_methods[] = {
-    ACQUIRE("acquire_lock", lock),
+    {"acquire_lock", (PyCFunction)(void (*)(void))lock_acquire_lock, METH_FASTCALL | METH_KEYWORDS, NULL},
     ACQUIRE("acquire", lock),
     {"release_lock", (PyCFunction)lock_release, METH_NOARGS, NULL},
     {"release", (PyCFunction)lock_release, METH_NOARGS, NULL},

@@ -6,19 +6,29 @@
 #include "py_code.h"
 #include "py_site.h"
 
-enum { STOPS = 0, PASSES, EXTENDS, STORES_ATTR, STORES_NAME, STORES_GLOBAL, STORES_FAST, STORES_FAST_HIGH, STORES_DEREF };
+// What an instruction between the call and its store does to the stack above the lock.
+enum {
+    STOPS = 0, NEUTRAL, PUSHES, PUSHES_TWO, PUSHES_GLOBAL, LOADS_ATTR, COPIES, EXTENDS,
+    CALLS, CALLS_FUNCTION, CALLS_KW,   // 3.11: callable, self or NULL, arguments; 3.10: callable, arguments; 3.13: and names
+    STORES_ATTR, STORES_NAME, STORES_GLOBAL, STORES_FAST, STORES_FAST_HIGH, STORES_DEREF
+};
 static uint8_t meaning[256];
-enum { LOOK_AHEAD = 16 };   // instructions between the call and its store: `self.a.b = Condition(Lock())` has five
+enum { LOOK_AHEAD = 16 };   // instructions: `self.a.b = Condition(Lock())` has five
 
 int tt_py_store_configure(PyObject *opcodes)
 {
+    // The first prefix that fits counts.
     static const struct { const char *prefix; uint8_t meaning; } table[] = {
         {"STORE_ATTR", STORES_ATTR}, {"STORE_NAME", STORES_NAME}, {"STORE_GLOBAL", STORES_GLOBAL},
         {"STORE_FAST_STORE_FAST", STORES_FAST_HIGH}, {"STORE_FAST_LOAD_FAST", STORES_FAST_HIGH},
         {"STORE_FAST_MAYBE_NULL", STOPS}, {"STORE_FAST", STORES_FAST}, {"STORE_DEREF", STORES_DEREF},
-        {"EXTENDED_ARG", EXTENDS}, {"LOAD_FAST", PASSES}, {"LOAD_NAME", PASSES}, {"LOAD_GLOBAL", PASSES},
-        {"LOAD_DEREF", PASSES}, {"LOAD_CONST", PASSES}, {"LOAD_SMALL_INT", PASSES}, {"LOAD_ATTR", PASSES}, {"COPY", PASSES},
-        {"DUP_TOP", PASSES}, {"CALL", PASSES}, {"PRECALL", PASSES}, {"KW_NAMES", PASSES}, {"CACHE", PASSES}, {"NOP", PASSES},
+        {"LOAD_FAST_AND_CLEAR", STOPS}, {"LOAD_FAST_LOAD_FAST", PUSHES_TWO}, {"LOAD_FAST_BORROW_LOAD", PUSHES_TWO},
+        {"LOAD_FAST", PUSHES}, {"LOAD_NAME", PUSHES}, {"LOAD_DEREF", PUSHES}, {"LOAD_CONST", PUSHES},
+        {"LOAD_SMALL_INT", PUSHES}, {"LOAD_COMMON_CONSTANT", PUSHES}, {"PUSH_NULL", PUSHES}, {"LOAD_METHOD", PUSHES},
+        {"LOAD_GLOBAL", PUSHES_GLOBAL}, {"LOAD_ATTR", LOADS_ATTR}, {"COPY_FREE_VARS", STOPS}, {"COPY", COPIES},
+        {"DUP_TOP_TWO", STOPS}, {"DUP_TOP", COPIES}, {"CALL_FUNCTION_EX", STOPS}, {"CALL_FUNCTION_KW", CALLS},
+        {"CALL_FUNCTION", CALLS_FUNCTION}, {"CALL_METHOD", CALLS}, {"CALL_INTRINSIC", STOPS}, {"CALL_KW", CALLS_KW},
+        {"CALL", CALLS}, {"PRECALL", NEUTRAL}, {"KW_NAMES", NEUTRAL}, {"NOP", NEUTRAL}, {"EXTENDED_ARG", EXTENDS},
     };
     memset(meaning, STOPS, sizeof meaning);
     PyObject *name, *number;
@@ -35,7 +45,33 @@ int tt_py_store_configure(PyObject *opcodes)
     return 0;
 }
 
-// The variable stored to after `offset`, borrowed; NULL when there is none.
+// The number of values above ours after an instruction that takes `taken` and leaves one. When ours was among those taken,
+// the result stands for it: `self.pool = Pool(Lock())`.
+static int after_call(int above, unsigned taken) { return (int)taken > above ? 0 : above - (int)taken + 1; }
+
+// The same after any instruction that is no store; -1 when it cannot be told.
+static int step(uint8_t how, unsigned arg, int above)
+{
+    switch (how) {
+    case NEUTRAL: case EXTENDS: return above;
+    case PUSHES: return above + 1;
+    case PUSHES_TWO: return above + 2;
+    case PUSHES_GLOBAL: return above + 1 + (PY_VERSION_HEX >= 0x030B0000 && arg & 1);
+    case LOADS_ATTR: return above == 0 ? -1 : above + (PY_VERSION_HEX >= 0x030C0000 && arg & 1);
+    case COPIES: return above == 0 ? 0 : -1;   // `a = b = Lock()`: the copy is as good as the lock
+    case CALLS: return after_call(above, arg + 2);
+    case CALLS_FUNCTION: return after_call(above, arg + 1);
+    case CALLS_KW: return after_call(above, arg + 3);
+    default: return -1;
+    }
+}
+
+static PyObject *name_at(PyObject *names, unsigned index)
+{
+    return index < (size_t)PyTuple_GET_SIZE(names) ? PyTuple_GET_ITEM(names, index) : NULL;
+}
+
+// The variable that the value of the call at `offset` is stored to, borrowed; NULL when there is none.
 static PyObject *find_store(PyCodeObject *code, int offset, int *how)
 {
     PyObject *bytes = tt_pycode_bytes(code);
@@ -47,22 +83,23 @@ static PyObject *find_store(PyCodeObject *code, int offset, int *how)
     Py_ssize_t length = PyBytes_GET_SIZE(bytes);
     PyObject *variable = NULL;
     unsigned high = 0;
-    int seen = 0;
     *how = STOPS;
-    for (Py_ssize_t i = offset + 2; i + 1 < length && seen < LOOK_AHEAD; i += 2) {
+    for (int seen = 0, above = 0, i = offset + 2; i + 1 < length && seen < LOOK_AHEAD && above >= 0; i += 2) {
         unsigned arg = high << 8 | op[i + 1];
         uint8_t m = meaning[op[i]];
-        high = m == EXTENDS ? arg : 0;
         if (PY_VERSION_HEX >= 0x030B0000 && op[i] == 0) continue;   // CACHE
+        high = m == EXTENDS ? arg : 0;
         seen++;
-        if (m == PASSES || m == EXTENDS) continue;
+        if (m < STORES_ATTR) {
+            above = step(m, arg, above);
+            continue;
+        }
+        if (above != (m == STORES_ATTR)) break;   // somebody else's store; that of an attribute has its object above
         *how = m;
-        if (m == STORES_ATTR || m == STORES_NAME || m == STORES_GLOBAL)
-            variable = arg < (unsigned)PyTuple_GET_SIZE(code->co_names) ? PyTuple_GET_ITEM(code->co_names, arg) : NULL;
-        else if (m == STORES_FAST || m == STORES_DEREF)
-            variable = tt_pycode_local_name(code, (int)arg, m == STORES_DEREF);
-        else if (m == STORES_FAST_HIGH)
-            variable = tt_pycode_local_name(code, (int)(arg >> 4), 0);
+        if (m == STORES_FAST || m == STORES_DEREF || m == STORES_FAST_HIGH)
+            variable = tt_pycode_local_name(code, (int)(m == STORES_FAST_HIGH ? arg >> 4 : arg), m == STORES_DEREF);
+        else
+            variable = name_at(code->co_names, arg);
         break;
     }
     Py_DECREF(bytes);

@@ -107,7 +107,7 @@ static int parse_timeout(int blocking, PyObject *timeout, int64_t *timeout_ns)
     return 0;
 }
 
-int tt_py_parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *timeout_ns)
+int tt_py_parse_acquire(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *timeout_ns)
 {
     *timeout_ns = -1;
     if (nargs == 0 && !kwnames) return 0;
@@ -127,7 +127,8 @@ int tt_py_parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
             if (PyDict_SetItem(keywords, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) goto done;
     }
-    const char *format = PY_VERSION_HEX < 0x030C0000 ? "|iO:acquire" : "|pO:acquire";
+    char format[32];
+    snprintf(format, sizeof format, PY_VERSION_HEX < 0x030C0000 ? "|iO:%s" : "|pO:%s", name);
     if (!PyArg_ParseTupleAndKeywords(positional, keywords, format, names, &blocking, &timeout)) goto done;
     result = parse_timeout(blocking, timeout, timeout_ns);
 done:

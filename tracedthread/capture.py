@@ -23,7 +23,7 @@ from typing import NamedTuple
 from tracedthread import layout
 from tracedthread.layout import Layout, Record, Section
 
-# A capture holds 16 MiB by default. The limit keeps a corrupt or hostile file from filling the memory.
+# A capture holds 8 MiB by default. The limit keeps a corrupt or hostile file from filling the memory.
 MAX_BYTES = 256 << 20
 # The native code stops far earlier; this bounds what a corrupt tree of stacks can unfold to.
 MAX_STACK_DEPTH = 256

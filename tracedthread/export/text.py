@@ -232,7 +232,8 @@ class _Report:
         lines = []
         for row in self.profile.uncovered:
             names = ", ".join(row.where[:5]) + (", …" if len(row.where) > 5 else "")
-            lines.append(f"Not covered: {row.what}: {row.count:,}" + (f" ({names})" if names else ""))
+            number = f": {row.count:,}" if row.count else ""
+            lines.append(f"Not covered: {row.what}{number}" + (f" ({names})" if names else ""))
         lost = {name: number for name, number in self.profile.lost.items() if number}
         events = lost.pop("events", 0)
         if lost:
