@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -149,6 +150,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="for a module (default: 600)")
     parser.add_argument("modules", nargs="*", metavar="MODULE")
     args = parser.parse_args()
+    # A shell without job control ignores these in what it starts with `&`, and the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     modules = args.modules or (SHORT if args.short else SHORT + LONG)
 
     print(f"CPython's own tests on {key()}, {'on stock' if args.baseline else f'mode {args.mode}'}", flush=True)

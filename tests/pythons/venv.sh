@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 python=$1 folder=$2
 shift 2
 [ $# -gt 0 ] || set -- test
-"$python" -m venv --clear "$folder"
+"$python" -m venv "$folder"
 pip=("$folder/bin/python" -m pip --disable-pip-version-check -qq --no-input)
 "${pip[@]}" install --upgrade 'pip>=25.1'
 "$folder/bin/python" - >"$folder/requirements.txt" <<'PY'
