@@ -47,7 +47,6 @@ void tt_lock_enqueue(tt_lock *l, tt_waiter *w)
     bool queued = tt_lock_queued(l);
     atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
     w->notified = w->granted = w->passed_over = false;
-    w->epoch = tt_fork_epoch;
     w->arrived = w->free_since = w->woken = tt_ticks();
     if (queued) {   // `first->previous` is the last
         w->next = l->first;
@@ -106,7 +105,6 @@ tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns)
 bool tt_lock_claim(tt_lock *l, tt_waiter *w)
 {
     if (w->granted) return true;
-    if (w->epoch != tt_fork_epoch) tt_lock_enqueue(l, w);   // a signal handler forked: this is the child
     if (!(l->word & TT_HELD)) {
         unlink_waiter(l, w);
         l->word |= TT_HELD;
@@ -126,7 +124,6 @@ void tt_lock_leave(tt_lock *l, tt_waiter *w)
         tt_lock_release(l);
         return;
     }
-    if (w->epoch != tt_fork_epoch) return;
     bool free = !(l->word & TT_HELD);
     unlink_waiter(l, w);
     if (free && l->first && l->word & TT_QUEUED) notify(l->first);

@@ -31,7 +31,6 @@ struct tt_waiter {
     bool notified;             // woken since it last looked
     bool granted;              // the lock was handed to it: HELD is its own
     bool passed_over;          // was woken and found the lock taken again
-    uint32_t epoch;
     tt_waiter *next, *previous;
     uint64_t arrived;      // ticks
     uint64_t free_since;   // ticks: the lock's last release

@@ -88,12 +88,20 @@ static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
     known->id = ++last_id;
     known->file = tt_py_text(code->co_filename);
     known->function = tt_py_text(qualname);
-    known->hidden = hidden_files && PySequence_Contains(hidden_files, code->co_filename) == 1;
-    known->role = (int16_t)role_of(code, qualname);
+    known->role = TT_ROLE_NONE;
+    if (PyUnicode_CheckExact(code->co_filename) && PyUnicode_CheckExact(qualname)) {   // a subclass's __eq__ is Python code
+        known->hidden = hidden_files && PySequence_Contains(hidden_files, code->co_filename) == 1;
+        known->role = (int16_t)role_of(code, qualname);
+    }
     known->maker = PyUnicode_CompareWithASCIIString(code->co_name, "__init__") == 0
                    || PyUnicode_CompareWithASCIIString(code->co_name, "RLock") == 0;
     Py_DECREF(qualname);
     PyErr_Clear();
+    void *other = NULL;
+    if (PyUnstable_Code_GetExtra((PyObject *)code, extra_index, &other) == 0 && other) {   // met meanwhile, by a __del__
+        free(known);
+        return other;
+    }
     if (PyUnstable_Code_SetExtra((PyObject *)code, extra_index, known) < 0) {
         PyErr_Clear();
         free(known);

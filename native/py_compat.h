@@ -105,14 +105,14 @@ static inline PyObject *tt_pyframe_first_local(tt_pyframe *f)
 }
 
 // The name of a fast local, cell or free variable, borrowed.
-static inline PyObject *tt_pycode_local_name(PyCodeObject *code, int index, int is_deref)
+static inline PyObject *tt_pycode_local_name(PyCodeObject *code, unsigned index, int is_deref)
 {
 #if PY_VERSION_HEX < 0x030B0000
     PyObject *names = code->co_varnames;
     if (is_deref) {
         names = code->co_cellvars;
-        if (index >= PyTuple_GET_SIZE(names)) {
-            index -= (int)PyTuple_GET_SIZE(names);
+        if (index >= (size_t)PyTuple_GET_SIZE(names)) {
+            index -= (unsigned)PyTuple_GET_SIZE(names);
             names = code->co_freevars;
         }
     }
@@ -120,7 +120,7 @@ static inline PyObject *tt_pycode_local_name(PyCodeObject *code, int index, int 
     (void)is_deref;
     PyObject *names = code->co_localsplusnames;
 #endif
-    return index < PyTuple_GET_SIZE(names) ? PyTuple_GET_ITEM(names, index) : NULL;
+    return index < (size_t)PyTuple_GET_SIZE(names) ? PyTuple_GET_ITEM(names, index) : NULL;
 }
 
 // The bytecode as compiled, without the interpreter's specialisations; a new reference.

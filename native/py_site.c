@@ -12,7 +12,14 @@ enum { MAX_DEPTH = 64, FRAME_CACHE = 4096, SITE_CACHE = 1024 };
 static struct { uint32_t code, offset, frame; } frame_cache[FRAME_CACHE];
 static struct { uint32_t code, offset, type, site; uint64_t inner; } site_cache[SITE_CACHE];
 
-int tt_py_site_init(void) { return tt_py_code_init(); }
+int tt_py_site_init(void)
+{
+    if (tt_fork_watch() < 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return tt_py_code_init();
+}
 
 PyObject *tt_py_site_configure(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
@@ -127,7 +134,10 @@ uint32_t tt_py_site(enum tt_lock_type type)
 // The site of the lock of the Condition whose wait() is `frame`.
 static uint32_t condition_site(tt_pyframe *frame)
 {
-    PyObject *condition = tt_pyframe_first_local(frame);
+    // Anybody may wait for such a lock (a __del__, a module's body); only in Condition.wait is the first local a Condition.
+    const tt_py_code *known = tt_py_code_of(frame);
+    bool in_wait = known && known->role == TT_ROLE_WAITER_MAKER && tt_pyframe_code(frame)->co_argcount > 0;
+    PyObject *condition = in_wait ? tt_pyframe_first_local(frame) : NULL;
     PyObject *lock = condition ? tt_py_own_attribute(condition, "_lock") : NULL;
     uint32_t site = lock ? tt_py_lock_site(lock) : TT_SITE_OTHER;
     Py_XDECREF(lock);

@@ -97,7 +97,7 @@ static PyObject *find_store(PyCodeObject *code, int offset, int *how)
         if (above != (m == STORES_ATTR)) break;   // somebody else's store; that of an attribute has its object above
         *how = m;
         if (m == STORES_FAST || m == STORES_DEREF || m == STORES_FAST_HIGH)
-            variable = tt_pycode_local_name(code, (int)(m == STORES_FAST_HIGH ? arg >> 4 : arg), m == STORES_DEREF);
+            variable = tt_pycode_local_name(code, m == STORES_FAST_HIGH ? arg >> 4 : arg, m == STORES_DEREF);
         else
             variable = name_at(code->co_names, arg);
         break;

@@ -10,7 +10,7 @@
 typedef struct taskobject {
     PyObject_HEAD
     PyObject *function;
-    uint32_t record;
+    uint32_t record, epoch;   // epoch: the process it is a record of
     bool begun;
 } taskobject;
 
@@ -20,7 +20,7 @@ static PyObject *stock_start, *stock_start_joinable;   // the interpreter's own
 static void task_dealloc(taskobject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    if (!self->begun) tt_thread_retract(self->record);
+    if (!self->begun && self->epoch == tt_fork_epoch) tt_thread_retract(self->record);
     Py_XDECREF(self->function);
     PyObject_Free(self);
     Py_DECREF(type);
@@ -77,6 +77,7 @@ static PyObject *task_new(PyObject *function)
     if (!self) return NULL;
     self->function = Py_NewRef(function);
     self->begun = false;
+    self->epoch = tt_fork_epoch;
     self->record = tt_recorded_from != UINT32_MAX ? announce(function) : 0;
     return (PyObject *)self;
 }

@@ -2,6 +2,7 @@
 //
 // It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
 #include "py_compat.h"
+#include <stdbool.h>
 #include "py_lock.h"
 #include "py_site.h"
 #include "py_thread.h"
@@ -33,6 +34,26 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+// Our static variables refer to objects of one interpreter. Its first module is kept in its dict: who imports the module
+// again (sys.modules was emptied) gets the same types, for by then the _thread that we would take for stock may be ours;
+// and an interpreter that was started after the first one ended gets none.
+static const char marker[] = "tracedthread._types";
+static bool in_use;
+
+static PyObject *first_module(void)
+{
+    PyObject *dict = PyInterpreterState_GetDict(PyInterpreterState_Get());
+    PyObject *first = dict ? PyDict_GetItemString(dict, marker) : NULL;
+    if (!first && in_use) PyErr_SetString(PyExc_ImportError, "an earlier interpreter of this process has used it");
+    return first;
+}
+
+static int remember(PyObject *module)
+{
+    in_use = true;
+    return PyDict_SetItemString(PyInterpreterState_GetDict(PyInterpreterState_Get()), marker, module);
+}
+
 static int exec(PyObject *module)
 {
 #ifdef Py_GIL_DISABLED
@@ -47,12 +68,14 @@ static int exec(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "this C library's thread identifiers are not supported");
         return -1;
     }
-    if (tt_py_site_init() < 0) return -1;
+    PyObject *first = first_module();   // borrowed
+    if (first) return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first), 0);
+    if (PyErr_Occurred() || tt_py_site_init() < 0) return -1;
     PyObject *stock = PyImport_ImportModule("_thread");
     if (!stock) return -1;
     int r = tt_py_lock_add(module, stock) < 0 ? -1 : tt_py_thread_add(module, stock);
     Py_DECREF(stock);
-    return r;
+    return r < 0 ? -1 : remember(module);
 }
 
 static PyModuleDef_Slot slots[] = {

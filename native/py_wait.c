@@ -31,9 +31,20 @@ static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool 
         PyEval_RestoreThread(ts);
         if (tt_lock_claim(l, w)) return TT_ACQUIRED;
         if (status == TT_TIMED_OUT) break;
-        if (status == TT_INTR && interruptible && Py_MakePendingCalls() < 0) {
+        if (status == TT_INTR && interruptible) {
+            // A signal handler may want this lock itself, take long, raise or fork: it must not find us in the queue.
+            bool was_first = l->first == w, passed_over = w->passed_over;
+            uint64_t arrived = w->arrived;
             tt_lock_leave(l, w);
-            return TT_INTERRUPTED;
+            if (Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
+            if (tt_lock_try(l)) {
+                w->woken = tt_ticks();   // what the handler took was no waiting for the GIL
+                return TT_ACQUIRED;
+            }
+            tt_lock_enqueue(l, w);
+            if (was_first) l->first = w;   // the queue is a ring: the last becomes the first
+            w->arrived = arrived;
+            w->passed_over = passed_over;
         }
     }
     tt_lock_leave(l, w);
@@ -58,6 +69,11 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     if (!w) {
         PyErr_NoMemory();
         return -1;
+    }
+    if (tt_lock_try(l)) {   // taking the stack can run Python code after all (3.11 collects garbage), and that release it
+        tt_waiter_free(w);
+        tt_hold_begin(l);
+        return 1;
     }
     tt_lock_enqueue(l, w);
     uint32_t epoch = tt_fork_epoch;

@@ -98,11 +98,11 @@ static void start_sections(tt_section *sections, uint8_t *base)
     sections[TT_CELLS].used = TT_KINDS;
 }
 
+// All but `base`, which says that there is a capture and is stored last: other threads make locks meanwhile.
 static void point_into(uint8_t *base, uint64_t size)
 {
     tt_section *s = (tt_section *)(base + sizeof(tt_header));
     tt_the_segment = (tt_segment){
-        .base = base,
         .size = size,
         .header = (tt_header *)base,
         .sections = s,
@@ -171,8 +171,11 @@ static int replace_with(uint8_t *fresh)
     clone_identity(fresh);
     tt_thread_record self = tt_thread_current_record();
     if (mremap(fresh, tt_the_segment.size, tt_the_segment.size, MREMAP_MAYMOVE | MREMAP_FIXED, tt_the_segment.base)
-        == MAP_FAILED)
-        return fail("cannot move the capture: %s", strerror(errno));
+        == MAP_FAILED) {
+        fail("cannot move the capture: %s", strerror(errno));
+        munmap(fresh, tt_the_segment.size);
+        return -1;
+    }
     start_process(tt_the_segment.header);
     tt_intern_forget_counters();
     tt_threads_restart(&self);
@@ -187,8 +190,13 @@ static void after_fork_in_child(void)
     if (!tt_the_segment.base) return;
     uint8_t *fresh = mmap(NULL, tt_the_segment.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fresh == MAP_FAILED || replace_with(fresh) < 0) {
-        tt_recorded_from = UINT32_MAX;   // never count into the parent's capture
+        // No room: record nothing here, and above all nothing into the parent's capture. In its place come zeros, which
+        // need no new address space; locks that are dropped still count into them.
+        tt_recorded_from = UINT32_MAX;
         tt_session_start = UINT64_MAX;
+        mmap(tt_the_segment.base, tt_the_segment.size, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        tt_the_segment.base = NULL;
         return;
     }
     tt_the_segment.header->generation++;
@@ -253,9 +261,16 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
     start_process((tt_header *)fresh);
     point_into(fresh, size);
     g->sites[TT_SITE_OTHER].name = tt_intern_text("(other)", 7);
+    if (tt_fork_watch() < 0) return fail("cannot register the fork handler");
+    __atomic_store_n(&g->base, fresh, __ATOMIC_RELEASE);
+    return 0;
+}
+
+int tt_fork_watch(void)
+{
     static int hooked;
     if (!hooked) hooked = pthread_atfork(NULL, NULL, after_fork_in_child) == 0;
-    return hooked ? 0 : fail("cannot register the fork handler");
+    return hooked ? 0 : -1;
 }
 
 const void *tt_capture_base(void) { return tt_the_segment.base; }
@@ -320,7 +335,7 @@ uint32_t tt_segment_add_text(enum tt_section_id id, const char *text, uint32_t l
         s->lost++;
         return UINT32_MAX;
     }
-    uint8_t *to = tt_the_segment.base + s->offset + offset;
+    uint8_t *to = (uint8_t *)tt_the_segment.header + s->offset + offset;
     memcpy(to, &length, sizeof length);
     memcpy(to + sizeof length, text, length);
     __atomic_store_n(&s->used, end, __ATOMIC_RELEASE);

@@ -30,6 +30,8 @@ extern uint32_t tt_recorded_from;
 extern uint64_t tt_session_start;
 // Counts forks: tells a child that waiters and threads it sees in memory are not its own.
 extern uint32_t tt_fork_epoch;
+// Makes forks count, from the first lock on, whether or not there is a capture. -1: no memory.
+int tt_fork_watch(void);
 
 // Room for one record of `section`: its index, or 0 when there is none left (counted as lost).
 // The record becomes visible to readers with tt_segment_publish.
