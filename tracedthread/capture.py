@@ -17,11 +17,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tracedthread import layout
 from tracedthread.layout import Layout, Record, Section
+
+T = TypeVar("T")
 
 # A capture holds 8 MiB by default. The limit keeps a corrupt or hostile file from filling the memory.
 MAX_BYTES = 256 << 20
@@ -55,6 +56,18 @@ _READ_ORDER = (
     layout.FRAMES,
     layout.STRINGS,
 )
+
+
+class _once(Generic[T]):
+    """functools.cached_property without its lock: up to 3.11 that is a lock of the process that is being recorded."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name = compute, compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        value = instance.__dict__[self.name] = self.compute(instance)
+        return value
 
 
 class CaptureError(Exception):
@@ -352,14 +365,14 @@ class Capture:
         """The interpreter's version."""
         return _text(self.header.python)
 
-    @cached_property
+    @_once
     def state(self) -> str:
         """`running`, `exited`, or `killed`: it never said that it ends, and there is no such process any more."""
         if self.header.state == layout.STATE_EXITED:
             return "exited"
         return "running" if _is_alive(self.header.pid, self.header.process_start) else "killed"
 
-    @cached_property
+    @_once
     def tick_s(self) -> float:
         """
         Seconds a tick: the slope between the two anchors, if they lie apart far enough and are not absurd.
@@ -376,7 +389,7 @@ class Capture:
                 return slope * 1e-9
         return calibrated * 1e-9
 
-    @cached_property
+    @_once
     def end_ticks(self) -> int:
         """When the recording ended: of a running process now, of a killed one the newest time stamp in the capture."""
         header = self.header

@@ -6,7 +6,7 @@ import os
 import sys
 
 from tracedthread import _core, _launch, _settings
-from tracedthread.patch import patch, pause
+from tracedthread.patch import is_patched, patch, pause
 
 TYPE_CHECKING = False  # everything imported here delays the program: no typing, no argparse
 if TYPE_CHECKING:
@@ -219,11 +219,24 @@ def _report(is_terminal: bool, paths: list[str]) -> str:
     return buffer.getvalue()
 
 
+def _children_files(options: Options) -> list[str]:
+    """The recordings that forked children and subprocesses have made so far."""
+    from glob import escape, glob
+
+    target = _core.load().target
+    return sorted(set(glob("*".join(map(escape, target.pattern.split("%p")))) - {target.path})) if target else []
+
+
 def _next_step(options: Options, *, reported: bool) -> str:
+    if not is_patched():  # gevent or the program itself has ended it, and that was said
+        return ""
     if options.output is not None:
         from shlex import quote
 
-        return f"tracedthread: recorded to {options.output}; next: tracedthread report {quote(options.output)}\n"
+        beside = _children_files(options) if options.follow_fork else []
+        others = f" and {len(beside)} more beside it, such as {os.path.basename(beside[0])}" if beside else ""
+        done = f"tracedthread: recorded to {options.output}{others}"
+        return f"{done}; next: tracedthread report {quote(options.output)}\n"
     if reported:
         return ""
     return "tracedthread: recorded; add --report to see the report here, or -o FILE to keep the recording\n"

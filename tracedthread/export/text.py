@@ -24,7 +24,7 @@ from tracedthread.rows import OTHER, LockRow, WaitRow
 WIDTH = 100
 MAX_LOCKS = 12
 MAX_STACKS = 5
-MAX_FRAMES = 6
+MAX_FRAMES = 10
 MAX_IDLE = 8
 MAX_THREADS = 10
 
@@ -93,15 +93,21 @@ class _Report:
     def _header(self) -> None:
         process = self.profile.process
         title = Text(_clean(process.program) or "?", style="bold")
+        lasted = duration(process.duration_s, digits=3)
+        if process.state == "killed":
+            lasted = f"at least {lasted}"  # its last sign of life
         facts = (
-            f"  pid {process.pid}, Python {_clean(process.python)}, {duration(process.duration_s, digits=3)} from "
+            f"  pid {process.pid}, Python {_clean(process.python)}, {lasted} from "
             f"{process.started:%Y-%m-%d %H:%M:%S} UTC, "
         )
         style = {"killed": "bold red", "running": "green"}.get(process.state, "")
         self.console.print(title + Text(facts) + Text(process.state, style=style))
         if process.state == "killed":
             self.console.print(
-                Text("The process ended without closing its recording; all up to its end is here.", style="yellow")
+                Text(
+                    "The process ended without closing its recording (killed, or os._exit); all up to its end is here.",
+                    style="yellow",
+                )
             )
 
     def _section(self, title: str) -> None:

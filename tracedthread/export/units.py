@@ -24,7 +24,7 @@ def percent(part: float, whole: float) -> str:
     """The share of `part`, to be read: `2 %`, `0.4 %`, `<0.1 %`, `0`."""
     if not part or not whole:
         return "0"
-    value = 100 * part / whole
+    value = 100.0 if part == whole else 100 * part / whole
     if value < 0.95:
         return "<0.1 %" if value < 0.05 else f"{value:.1f} %"
     # 99.9 % is not all of it.
