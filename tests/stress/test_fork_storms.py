@@ -38,11 +38,14 @@ BUSY = """
             import traceback
             traceback.print_exc()
             os._exit(99)
-""".replace("            choose.choice(locks).acquire(timeout=0.0005) and [lock.release() for lock in ()]\n", """\
+""".replace(
+    "            choose.choice(locks).acquire(timeout=0.0005) and [lock.release() for lock in ()]\n",
+    """\
             tried = choose.choice(locks)
             if tried.acquire(timeout=0.0005):
                 tried.release()
-""")
+""",
+)
 
 CHILD = """
     def child(n):
