@@ -43,9 +43,19 @@ _FALSE = ("", "0", "false", "no", "off")
 _TRUE = ("1", "true", "yes", "on")
 
 
+_said: set[tuple[int, str]] = set()
+
+
 def say(text: str) -> None:
-    """Print one line on stderr, if there is one to print on."""
+    """
+    Print one line on stderr, if there is one to print on, and the same one only once.
+
+    (Up to 3.12 `.pth` files of a virtual environment are run twice.)
+    """
     line = f"tracedthread: {' '.join(text.split())}\n"
+    if (os.getpid(), line) in _said:
+        return
+    _said.add((os.getpid(), line))
     try:  # noqa: SIM105  contextlib is not loaded by every start
         write(sys.stderr, line)
     except (OSError, ValueError):  # closed, full, or a broken pipe: a program must not fail over our line
