@@ -28,7 +28,7 @@ test: build  ## all tests on PYTHON, and the short modules of CPython's own test
 	$(RUN) -m pytest
 	$(RUN) tests/cpython/run.py --mode A --short
 
-test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this machine, and on 3.14 and 3.15 (about 40 min)
+test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this machine, and on 3.14 and 3.15 (about 25 min)
 	$(PYTHON) tests/pythons/matrix.py
 
 bench: build  ## what our locks cost, against the stock ones
