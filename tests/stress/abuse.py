@@ -73,7 +73,7 @@ def run(
     try:
         out, err = process.communicate(timeout=LIMIT_S + 5)
     except subprocess.TimeoutExpired as exc:
-        out, err = str(exc.stdout), f"{exc.stderr}\nit hangs"
+        out, err = f"{exc.stdout!r}", f"{exc.stderr!r}\nit hangs"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # and whom it forked

@@ -83,6 +83,7 @@ def test_a_capture_read_while_it_is_written_and_killed_at_any_moment(tmp_path: P
                 threading.Thread(target=int).start()
     for n in range(4):
         threading.Thread(target=churn, args=(n,)).start()
+    threading.Event().wait()    # 3.12 starts no threads once the main one has ended
     """
     for n in range(40 if FULL else 6):
         file = tmp_path / f"{n}.ttc"

@@ -1015,6 +1015,72 @@ def test_a_forked_child_counts_its_own_from_zero() -> None:
     assert result["child"]["totals"]["timeouts"] == 1
 
 
+def test_waits_and_locks_without_any_python_frame() -> None:
+    import _thread
+
+    with recorded() as rec:
+        frameless = threading.Lock()
+        frameless.acquire()
+        before = set(os.listdir("/proc/self/task"))
+        for _ in range(20):
+            _thread.start_new_thread(frameless.acquire, (True, 0.002))
+            _thread.start_new_thread(threading.Lock, ())
+            _thread.start_new_thread(threading.RLock, ())
+        while not set(os.listdir("/proc/self/task")) <= before:
+            time.sleep(0.001)
+    assert rec.counts("frameless") == (1, 20, 20, 0)
+    (wait,) = rec.lock("frameless")["waits"]
+    assert (wait["count"], wait["stack"]) == (20, [])
+    assert wait["wait_s"] >= 0.04
+
+
+LONG = "x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "é",
+        "日本語" * 100,
+        "\ud800",
+        "a\0b",
+        "",
+        "  ",
+        "\n\r\t",
+        LONG,
+        "\U0001f600" * 130,
+        "(other)",
+        "</script>",
+        "%s%n",
+    ],
+)
+def test_names_of_any_kind(name: str, tmp_path: Path) -> None:
+    """Of threads, files, functions and attributes; what is cut is cut between characters, and it all goes through JSON."""
+    with recorded() as rec:
+        thread = threading.Thread(target=int, name=name)
+        thread.start()
+        thread.join()
+        space: dict[str, Any] = {"threading": threading}
+        code = compile(
+            "def f():\n lock = threading.Lock()\n lock.acquire()\n lock.acquire(timeout=1e-6)\nf()", "<any>", "exec"
+        )
+        (inner,) = [const for const in code.co_consts if hasattr(const, "co_code")]
+        changes: dict[str, Any] = {"co_name": name, "co_filename": name.replace("\0", "-")}
+        if QUALNAMES:
+            changes["co_qualname"] = name
+        renamed = inner.replace(**changes)
+        exec(code.replace(co_consts=tuple(renamed if const is inner else const for const in code.co_consts)), space)
+    rec_text = json.dumps(rec.data)
+    rec_text.encode()
+    assert rec.data["totals"]["timeouts"] == 1
+    (row,) = [row for row in rec.data["locks"] if row["timeouts"] == 1]
+    assert (row["acquisitions"], row["contended"]) == (1, 1)
+    assert sum(wait["count"] for wait in row["waits"]) == 1
+    if name not in (LONG, "\ud800"):
+        assert row["created"]["function"] == name
+        assert name in {row["name"] for row in rec.data["threads"]} or name == ""
+
+
 def test_threads_have_their_names_and_lives() -> None:
     with recorded() as rec:
         threads = [threading.Thread(target=time.sleep, args=(0.02,), name=f"sleeper {n}") for n in range(3)]

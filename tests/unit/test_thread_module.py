@@ -519,6 +519,27 @@ def test_a_waiter_keeps_the_lock_alive(module: Any) -> None:
 
 
 @pytest.mark.parametrize("module", BOTH)
+@pytest.mark.parametrize("timeout", ["TIMEOUT_MAX", "TIMEOUT_MAX - 1", "2.0**31", "2.0**32 + 1", "4e9"])
+def test_long_timeouts_wait(module: Any, timeout: str) -> None:
+    seconds = eval(timeout, {"TIMEOUT_MAX": module.TIMEOUT_MAX})
+    for lock in (module.allocate_lock(), module.RLock()):
+        lock.acquire()
+        got: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+        def wait(lock: Any = lock, got: Any = got) -> None:
+            got.put(lock.acquire(True, seconds))
+            lock.release()
+
+        before = tasks()
+        STOCK.start_new_thread(wait, ())
+        with pytest.raises(queue.Empty):
+            got.get(timeout=0.03)
+        lock.release()
+        assert got.get(timeout=30) is True
+        wait_until(lambda before=before: tasks() <= before)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("module", BOTH)
 def test_locks_work_in_finalizers(module: Any) -> None:
     log: list[str] = []
 
