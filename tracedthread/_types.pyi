@@ -1,5 +1,6 @@
 """The C types: the second module of the shared object (native/py_module.c), loaded by `_core`."""
 
+import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, final
@@ -39,9 +40,10 @@ def start_new_thread(
     function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] = ..., /
 ) -> int: ...
 def start_new(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] = ..., /) -> int: ...
-def start_joinable_thread(
-    function: Callable[[], object], handle: Any = None, daemon: bool = True
-) -> Any: ...  # 3.13 and later
+
+if sys.version_info >= (3, 13):
+    def start_joinable_thread(function: Callable[[], object], handle: Any = None, daemon: bool = True) -> Any: ...
+
 def configure(
     *, hidden_files: tuple[str, ...], roles: Mapping[tuple[str, str], int], opcodes: Mapping[str, int]
 ) -> None: ...

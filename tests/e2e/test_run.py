@@ -419,6 +419,18 @@ def test_follow_fork_records_children_and_python_subprocesses_beside(tmp_path: P
     assert len(pids) == 4
 
 
+def test_follow_fork_names_the_recordings_of_the_children_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import os\npid = os.fork()\nif not pid:\n    os._exit(0)\nos.waitpid(pid, 0)\n"
+    )
+    ours = start([*RUN, "--follow-fork", "-o", "app.ttc", "program.py"], tmp_path)
+    (child,) = tmp_path.glob("app.*.ttc")
+    assert (
+        f"recorded to app.ttc and 1 more beside it, such as {child.name}; next: tracedthread report app.ttc"
+        in ours.stderr
+    )
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_follow_fork_records_multiprocessing_to_its_orderly_end(tmp_path: Path, method: str) -> None:
     write(

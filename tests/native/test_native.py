@@ -29,7 +29,16 @@ def sanitizer(request: pytest.FixtureRequest) -> str:
 
 def build(name: str, sanitizer: str, folder: Path) -> Path:
     program = folder / f"{name}-{sanitizer}"
-    command = ["gcc", *FLAGS, *SANITIZERS[sanitizer], str(HERE / f"{name}.c"), *map(str, CORE), "-o", str(program), "-pthread"]
+    command = [
+        "gcc",
+        *FLAGS,
+        *SANITIZERS[sanitizer],
+        str(HERE / f"{name}.c"),
+        *map(str, CORE),
+        "-o",
+        str(program),
+        "-pthread",
+    ]
     subprocess.run(command, check=True, timeout=300)
     return program
 

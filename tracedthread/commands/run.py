@@ -224,7 +224,10 @@ def _children_files(options: Options) -> list[str]:
     from glob import escape, glob
 
     target = _core.load().target
-    return sorted(set(glob("*".join(map(escape, target.pattern.split("%p")))) - {target.path})) if target else []
+    if target is None:
+        return []
+    found = glob("*".join(map(escape, target.pattern.split("%p"))))
+    return sorted(set(found) - {target.path})
 
 
 def _next_step(options: Options, *, reported: bool) -> str:
