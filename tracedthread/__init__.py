@@ -49,12 +49,13 @@ def snapshot() -> Profile:
         RuntimeError: Nothing was ever recorded in this process.
     """
     from . import _core
-    from .capture import Capture
-    from .profile import Profile
 
     core = _core.loaded()
     if core is None or not core.is_open:
         raise RuntimeError("nothing was recorded: tracedthread.patch() has not been called, or could not patch")
+    from .capture import Capture  # after the check: where patch() declined, an import may well fail too
+    from .profile import Profile
+
     return Profile.from_capture(Capture.from_buffer(core.copy()))
 
 

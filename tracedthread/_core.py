@@ -60,10 +60,13 @@ class Target:
 
     Raises:
         OSError: The path is relative to a current directory that is gone.
+        ValueError: It has a null byte.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         absolute = os.path.abspath(os.fsdecode(path))
+        if "\0" in absolute:
+            raise ValueError("embedded null byte")
         root, suffix = os.path.splitext(absolute)
         self.pattern = absolute if "%p" in absolute else f"{root}.%p{suffix}"
         self.path = absolute.replace("%p", str(os.getpid()))

@@ -64,7 +64,7 @@ def patch(
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
         When a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
     Raises:
-        ValueError: A size or threshold out of range.
+        ValueError: A size or threshold out of range, or a null byte in `path`.
         RuntimeError: `path` is not the file that this process records to.
 
     Raises the audit event `tracedthread.patch` with argument `path`, also when already patched.

@@ -358,3 +358,16 @@ def test_rebinding_goes_by_identity_and_counts(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "somewhere", module)
     assert _rebind.rebind([(old, new)]) == 2
     assert (vars(module)["a"], vars(module)["b"], vars(module)["d"]) == (new, [old], new)
+
+
+def test_a_path_with_a_null_byte_is_refused_as_open_refuses_it() -> None:
+    holds("""
+        import tracedthread
+        try:
+            tracedthread.patch(path="a\\0b")
+        except ValueError as exc:
+            assert str(exc) == "embedded null byte"
+        else:
+            raise AssertionError("taken")
+        assert not tracedthread.is_patched()
+        """)
