@@ -85,7 +85,7 @@ void tt_lock_release_slow(tt_lock *l)
     }
     tt_waiter *w = l->first;
     w->free_since = tt_ticks();
-    if (w->passed_over && tt_ticks_to_ns(tt_elapsed(w->arrived, w->free_since)) >= FAIR_NS) {
+    if (w->passed_over && !tt_process_ending && tt_ticks_to_ns(tt_elapsed(w->arrived, w->free_since)) >= FAIR_NS) {
         unlink_waiter(l, w);
         w->granted = true;   // HELD stays
         l->held_since = 0;

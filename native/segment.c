@@ -19,6 +19,7 @@ tt_segment tt_the_segment;
 uint32_t tt_recorded_from = UINT32_MAX;
 uint64_t tt_session_start = UINT64_MAX;
 uint32_t tt_fork_epoch = 1;
+bool tt_process_ending;
 
 static char error_text[256];
 
@@ -187,6 +188,7 @@ static int replace_with(uint8_t *fresh)
 static void after_fork_in_child(void)
 {
     tt_fork_epoch++;
+    tt_process_ending = false;
     if (!tt_the_segment.base) return;
     uint8_t *fresh = mmap(NULL, tt_the_segment.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fresh == MAP_FAILED || replace_with(fresh) < 0) {
@@ -304,6 +306,7 @@ void tt_capture_finish(void)
     if (!tt_the_segment.base) return;
     tt_capture_anchor();
     tt_the_segment.header->state = TT_STATE_EXITED;
+    tt_process_ending = true;
 }
 
 int tt_capture_note(const char *text, uint32_t length)

@@ -4,6 +4,7 @@
 // The mapping's address never changes: a forked child and a later file are moved over it.
 #ifndef TT_SEGMENT_H
 #define TT_SEGMENT_H
+#include <stdbool.h>
 #include "abi.h"
 #include "capture.h"
 
@@ -28,6 +29,8 @@ extern tt_segment tt_the_segment;
 extern uint32_t tt_recorded_from;
 // When counting last began, ticks; UINT64_MAX while it is off. What started before is not counted.
 extern uint64_t tt_session_start;
+// Set by tt_capture_finish. Threads may die from now on without a word: hand them nothing.
+extern bool tt_process_ending;
 // Counts forks: tells a child that waiters and threads it sees in memory are not its own.
 extern uint32_t tt_fork_epoch;
 // Makes forks count, from the first lock on, whether or not there is a capture. -1: no memory.
