@@ -15,6 +15,8 @@ from abuse import FULL, LIMIT_S, ROOT, run
 from tracedthread.capture import Capture
 from tracedthread.profile import Profile
 
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
+
 VICTIM = """
 import tracedthread, sys
 assert tracedthread.patch(path=sys.argv[1])

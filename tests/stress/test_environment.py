@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from abuse import LIMIT_S, ROOT
 
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
+
 PROGRAM = """
 import sys, os
 sys.path.insert(0, {root!r})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from abuse import run
+from abuse import LIMIT_S, run
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
 CALLBACKS = """
     log = {"del": 0, "weakref": 0, "gc": 0}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from abuse import FULL, ROOT, run
+from abuse import FULL, LIMIT_S, ROOT, run
 
 from tracedthread.capture import Capture
 from tracedthread.profile import Profile
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
 # Four threads that hold, wait, time out and wait for work, for as long as the program forks.
 BUSY = """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from abuse import run
+from abuse import LIMIT_S, run
+
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
 # A wake-up is lost when the lock is free and the thread that waits for it without a timeout never gets it.
 LEAVING_BY_TIMEOUT = """

@@ -24,6 +24,7 @@ from tracedthread._original import originals as STOCK
 
 OURS = importlib.import_module(os.environ.get("TRACEDTHREAD_TEST_MODULE", "tracedthread._thread"))
 FULL = os.environ.get("TRACEDTHREAD_STRESS") == "full"
+pytestmark = pytest.mark.timeout(1200 if FULL else 120)
 ACTORS = st.integers(0, 2)
 LOCKS = st.integers(0, 1)
 

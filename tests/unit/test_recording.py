@@ -31,6 +31,7 @@ import tracedthread
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("TRACEDTHREAD_STRESS") == "full"
+pytestmark = pytest.mark.timeout(1200 if FULL else 120)
 QUALNAMES = sys.version_info >= (3, 11)  # before, code objects do not know theirs
 
 

@@ -121,6 +121,9 @@ def normalised(text: str, idents: dict[int, str]) -> str:
     for ident, name in idents.items():
         text = text.replace(str(ident), name)
     text = text.replace("module 'tracedthread._thread' has no", "module '_thread' has no")
+    if sys.version_info < (3, 11):
+        # Ours is FASTCALL, for the tuple of the stock VARARGS costs 10 ns a `with`; 3.10 words this one error by convention.
+        text = re.sub(r"^R?[Ll]ock\.__exit__\(\) takes no keyword", "__exit__() takes no keyword", text)
     text = re.sub(r"ident=\d+", "ident=N", text)
     text = re.sub(r"owner=\d+", "owner=N", text)
     return re.sub(r"0x[0-9a-f]+", "0x", text)
