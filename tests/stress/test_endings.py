@@ -177,14 +177,15 @@ def test_daemon_threads_at_exit(end: str) -> None:
 
 
 def test_daemon_threads_at_exit_with_a_file_and_a_debugging_allocator(tmp_path: Path) -> None:
+    # Stock 3.10 itself crashes on this program with that allocator (8 runs of 60, unpatched): there without it.
+    debugging = sys.version_info >= (3, 11)
     for n in range(20 if FULL else 3):
         file = tmp_path / f"{n}.ttc"
         run(
             DAEMONS.replace("START", "make").replace("END", ""),
-            "-X",
-            "dev",
+            *(("-X", "dev") if debugging else ()),
             patch=f"path={str(file)!r}",
-            env={"PYTHONMALLOC": "debug"},
+            env={"PYTHONMALLOC": "debug"} if debugging else {},
         )
         profile = Profile.from_capture(Capture.open(file))
         assert profile.process.state == "exited"
