@@ -10,7 +10,7 @@ pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 # A wake-up is lost when the lock is free and the thread that waits for it without a timeout never gets it.
 LEAVING_BY_TIMEOUT = """
     lock = MAKE()
-    rounds = 30000 if FULL else 1200
+    rounds = 15000 if FULL else 1200
     leavers = 3
     orders = [queue.SimpleQueue() for _ in range(leavers + 1)]
     reports = queue.SimpleQueue()
@@ -54,7 +54,7 @@ LEAVING_BY_EXCEPTION = """
         raise Alarm
     signal.signal(signal.SIGALRM, ring)
     lock = MAKE()
-    rounds = 20000 if FULL else 500
+    rounds = 6000 if FULL else 500
     orders = [queue.SimpleQueue(), queue.SimpleQueue()]
     held, reports = queue.SimpleQueue(), queue.SimpleQueue()
 
@@ -126,7 +126,7 @@ ALARMS_DURING_WAITS = """
     rlock = threading.RLock()
     box = queue.Queue(2)
     signal.signal(signal.SIGALRM, ring)
-    end = time.monotonic() + (60 if FULL else 2)
+    end = time.monotonic() + (30 if FULL else 2)
     done = [0, 0, 0]
     def hold():
         choose = random.Random(3)
