@@ -227,30 +227,31 @@ SLOW PyObject *rlock_acquire_slow(rlockobject *self, PyObject *const *args, Py_s
 static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return rlock_acquire_slow(self, args, nargs, kwnames);
-    tt_hold_begin(&self->lock);
     self->owner = tt_thread_ident();
     self->count = 1;
+    tt_hold_begin(&self->lock);
     Py_RETURN_TRUE;
 }
 
-static void rlock_free(rlockobject *self)
+static inline void rlock_free(rlockobject *self)
 {
+    tt_hold_end(&self->lock);
     self->owner = 0;
     self->count = 0;
-    tt_hold_end(&self->lock);
     tt_lock_release(&self->lock);
 }
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
+    if (__builtin_expect(self->count == 1 && self->owner == tt_thread_ident(), 1)) {
+        rlock_free(self);
+        Py_RETURN_NONE;
+    }
     if (!rlock_owned(self)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
-    if (self->count != 1)
-        self->count--;
-    else
-        rlock_free(self);
+    self->count--;
     Py_RETURN_NONE;
 }
 
