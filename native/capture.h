@@ -4,10 +4,14 @@
 // it holds nothing but plain declarations. tracedthread/capture.py mirrors the layouts with `struct`; a test compares
 // every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
 //
-//   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes
+//   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes | blame
+//   | starts
 //
 // A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
-// fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow.
+// fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only threads' records
+// are used again: see tt_thread_record.generation.
+//
+// A record may grow by trailing fields; readers take those of an older capture, which are not there, for zero.
 #ifndef TT_CAPTURE_H
 #define TT_CAPTURE_H
 #include <stdint.h>
@@ -29,7 +33,9 @@ enum tt_section_id {
     TT_THREADS = 6,   // tt_thread_record; 0 = threads that found no slot
     TT_EVENTS = 7,    // tt_event: a ring; `used` counts all ever written, the newest `capacity` remain
     TT_NOTES = 8,     // bytes, laid out as TT_STRINGS: JSON objects {"what":, "count":, "where":[]}: what is not covered
-    TT_SECTIONS = 9
+    TT_BLAME = 9,     // tt_blame_cell; 0 is the `(other)` cell
+    TT_STARTS = 10,   // tt_start: the audit trail, a ring as TT_EVENTS
+    TT_SECTIONS = 11
 };
 
 typedef struct tt_section {
@@ -100,6 +106,7 @@ typedef struct tt_site {
     uint32_t line;
     uint32_t type;       // tt_lock_type
     uint32_t stack;      // tt_stack: who called the creating function first
+    uint64_t fingerprint;   // the same for the same lock of another run or version; 0: not known
 } tt_site;
 
 // Everything counted about the locks of one site. Exact.
@@ -151,7 +158,19 @@ typedef struct tt_wait_cell {
     uint64_t max_ticks;
     uint64_t timeouts;
     uint64_t interrupted;
+    uint32_t waker;   // tt_stack: who ended the newest of these waits; 0: not known. For semaphores and full queues
+    uint32_t reserved2;
 } tt_wait_cell;
+
+// Time that holds made others wait: of the locks of one site, by where they were released.
+typedef struct tt_blame_cell {
+    uint32_t site;    // 0 in the `(other)` cell
+    uint32_t stack;   // of the release
+    uint64_t holds;         // that made somebody wait
+    uint64_t blame_ticks;   // summed over those who waited
+    uint64_t max_ticks;     // of one hold
+    uint64_t waiters;       // threads that waited when such a hold ended, summed over the holds
+} tt_blame_cell;
 
 enum tt_thread_state { TT_THREAD_FREE = 0, TT_THREAD_STARTING = 1, TT_THREAD_RUNNING = 2, TT_THREAD_ENDED = 3 };
 
@@ -166,9 +185,21 @@ typedef struct tt_thread_record {
     uint64_t resource_ticks; // kinds semaphore, queue.put
     uint64_t own_gil_ticks;
     uint32_t native_id;
-    uint32_t name;           // string
+    uint32_t name;           // string: its name in captures without `label`; 0
     uint32_t function;       // string: qualified name of what it runs
     uint32_t state;          // tt_thread_state
+    uint64_t wait_count;     // waits of kinds lock, rlock
+    uint32_t generation;     // how many threads had this record before; their sums are in row 0, their number is its own
+    uint32_t parent;         // tt_thread_record of the thread that started it; 0: not known
+    uint32_t parent_generation;
+    uint32_t stack;          // tt_stack: where it was started; 0: not known
+    uint64_t wait_since;     // ticks: the wait in progress; 0: it does not wait
+    uint64_t wait_lock;      // address of the lock object, of a wait in progress
+    uint32_t wait_site;
+    uint32_t wait_stack;
+    uint32_t wait_kind;      // tt_kind
+    uint32_t reserved;
+    char label[64];          // its name; NUL-terminated utf-8, cut off if need be
 } tt_thread_record;
 
 enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };
@@ -185,6 +216,29 @@ typedef struct tt_event {
     uint16_t kind;      // tt_kind
     uint16_t outcome;   // tt_outcome
     uint64_t lock;      // address of the lock object, to tell instances apart
-    uint64_t reserved;
+    uint32_t thread_generation;
+    uint32_t holder;    // tt_thread_record of who released it last, or, after a timeout, had it; 0: not known
+    uint32_t holder_generation;
+    uint32_t release_stack;   // tt_stack: where it was released; 0: it was not
+    uint32_t holder_stack;    // tt_stack: where its holder was when the wait began; 0: nobody looked
+    uint32_t reserved;
 } tt_event;
+
+// A thread was started. `sequence` as in tt_event.
+typedef struct tt_start {
+    uint64_t sequence;
+    uint64_t ticks;
+    uint64_t ident;          // of the new thread
+    uint64_t parent_ident;
+    uint32_t thread;         // tt_thread_record
+    uint32_t generation;
+    uint32_t parent;         // tt_thread_record
+    uint32_t parent_generation;
+    uint32_t parent_native_id;
+    uint32_t function;       // string: qualified name of what it runs
+    uint32_t stack;          // tt_stack: where it was started
+    uint32_t reserved;
+    char label[64];          // names, as in tt_thread_record
+    char parent_label[64];
+} tt_start;
 #endif

@@ -33,6 +33,8 @@ static const struct { uint32_t record_size, default_capacity; } layout[TT_SECTIO
     [TT_THREADS] = {sizeof(tt_thread_record), 4096},
     [TT_EVENTS] = {sizeof(tt_event), 16384},
     [TT_NOTES] = {1, 16384},
+    [TT_BLAME] = {sizeof(tt_blame_cell), 4096},
+    [TT_STARTS] = {sizeof(tt_start), 4096},
 };
 
 static int fail(const char *format, ...)
@@ -54,8 +56,8 @@ static uint64_t plan(const tt_sizes *sizes, tt_section *sections)
     static const tt_sizes defaults;
     if (!sizes) sizes = &defaults;
     const uint32_t asked[TT_SECTIONS] = {sizes->strings, sizes->frames, sizes->stacks,  sizes->sites, sizes->sites,
-                                         sizes->cells,   sizes->threads, sizes->events, 0};
-    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096};
+                                         sizes->cells,   sizes->threads, sizes->events, 0,             sizes->blame, sizes->starts};
+    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16};
     uint64_t offset = page_align(sizeof(tt_header) + TT_SECTIONS * sizeof(tt_section));
     for (uint32_t id = 0; id < TT_SECTIONS; id++) {
         uint64_t capacity = asked[id] ? asked[id] : layout[id].default_capacity;
@@ -97,6 +99,7 @@ static void start_sections(tt_section *sections, uint8_t *base)
     sections[TT_FRAMES].used = sections[TT_STACKS].used = sections[TT_THREADS].used = 1;
     sections[TT_SITES].used = sections[TT_STATS].used = TT_SITE_FIRST;
     sections[TT_CELLS].used = TT_KINDS;
+    sections[TT_BLAME].used = 1;
 }
 
 // All but `base`, which says that there is a capture and is stored last: other threads make locks meanwhile.
@@ -116,6 +119,8 @@ static void point_into(uint8_t *base, uint64_t size)
         .threads = (tt_thread_record *)(base + s[TT_THREADS].offset),
         .events = (tt_event *)(base + s[TT_EVENTS].offset),
         .notes = (char *)base + s[TT_NOTES].offset,
+        .blame = (tt_blame_cell *)(base + s[TT_BLAME].offset),
+        .starts = (tt_start *)(base + s[TT_STARTS].offset),
     };
 }
 

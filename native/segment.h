@@ -22,6 +22,8 @@ typedef struct tt_segment {
     tt_thread_record *threads;
     tt_event *events;
     char *notes;
+    tt_blame_cell *blame;
+    tt_start *starts;
 } tt_segment;
 extern tt_segment tt_the_segment;
 

@@ -182,7 +182,8 @@ class Core:
         if size is None:
             return sizes
         # Shares of the whole; a site costs its record and its two histograms.
-        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 60, "cells": 8, "threads": 5, "events": 13}
+        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 55, "cells": 8}
+        shares |= {"threads": 6, "events": 13, "blame": 2, "starts": 2}
         cost = {
             "strings": 1,
             "frames": self.ffi.sizeof("tt_frame"),
@@ -191,6 +192,8 @@ class Core:
             "cells": self.ffi.sizeof("tt_wait_cell"),
             "threads": self.ffi.sizeof("tt_thread_record"),
             "events": self.ffi.sizeof("tt_event"),
+            "blame": self.ffi.sizeof("tt_blame_cell"),
+            "starts": self.ffi.sizeof("tt_start"),
         }
         budget = size
         while True:

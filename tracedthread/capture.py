@@ -34,21 +34,29 @@ MIN_SLOPE_NS = 10_000_000
 
 _KNOWN_SIZES = {
     layout.STRINGS: 1,
-    layout.FRAMES: layout.FRAME.size,
-    layout.STACKS: layout.STACK.size,
-    layout.SITES: layout.SITE.size,
-    layout.STATS: layout.SITE_STATS.size,
-    layout.CELLS: layout.CELL.size,
-    layout.THREADS: layout.THREAD.size,
-    layout.EVENTS: layout.EVENT.size,
+    layout.FRAMES: layout.FRAME.first_size,
+    layout.STACKS: layout.STACK.first_size,
+    layout.SITES: layout.SITE.first_size,
+    layout.STATS: layout.SITE_STATS.first_size,
+    layout.CELLS: layout.CELL.first_size,
+    layout.THREADS: layout.THREAD.first_size,
+    layout.EVENTS: layout.EVENT.first_size,
     layout.NOTES: 1,
+    layout.BLAME: layout.BLAME_CELL.first_size,
+    layout.STARTS: layout.START.first_size,
 }
+# `used` counts all that were ever written; the newest remain.
+_RINGS = (layout.EVENTS, layout.STARTS)
+# Records of these are overwritten.
+_READ_TWICE = (*_RINGS, layout.THREADS)
 # What refers comes before what it refers to. Stats before sites: a site without stats is new, stats without a site are
 # nobody's.
 _READ_ORDER = (
     layout.NOTES,
     layout.EVENTS,
+    layout.STARTS,
     layout.CELLS,
+    layout.BLAME,
     layout.STATS,
     layout.SITES,
     layout.THREADS,
@@ -128,7 +136,7 @@ class Capture:
         self._stacks: dict[int, tuple[Frame, ...]] = {0: ()}
         self.sections = self._read_table(read(header.header_size, table_size))
         self._data: dict[int, bytes] = dict.fromkeys(_KNOWN_SIZES, b"")
-        self._events_again = b""
+        self._again: dict[int, bytes] = {}
         self._read_sections(read)
         self._read_monotonic_ns = time.monotonic_ns()
         self._check_stacks()
@@ -192,7 +200,7 @@ class Capture:
             end = section.offset + section.capacity * section.record_size
             if section.offset < self.header.header_size + len(table) or end > self.header.size:
                 raise CaptureError(f"corrupt section table: {name} lies outside of the capture")
-            if section.id != layout.EVENTS and section.used > section.capacity:
+            if section.id not in _RINGS and section.used > section.capacity:
                 raise CaptureError(f"corrupt section table: {name} uses {section.used} of {section.capacity}")
             sections[section.id] = section
         return sections
@@ -213,9 +221,9 @@ class Capture:
             if total > MAX_BYTES:
                 raise CaptureError(f"too large: more than {MAX_BYTES >> 20} MiB in use")
             self._data[section_id] = read(section.offset, length)
-            if section_id == layout.EVENTS:
-                # A record that is being overwritten looks different the second time, or its sequence is 0.
-                self._events_again = read(section.offset, length)
+            if section_id in _READ_TWICE:
+                # A record that is being overwritten looks different the second time.
+                self._again[section_id] = read(section.offset, length)
 
     def _check_stacks(self) -> None:
         """Callers come before their callees, so following them ends."""
@@ -307,14 +315,11 @@ class Capture:
 
     def events(self) -> list[layout.EventRecord]:
         """The events that remain, oldest first, without torn ones."""
-        capacity = self.sections[layout.EVENTS].capacity if layout.EVENTS in self.sections else 0
         sites, threads, stacks = (max(1, self.count(of)) for of in (layout.SITES, layout.THREADS, layout.STACKS))
         result = []
-        torn = self._torn_events()
-        for slot, record in enumerate(self._records(layout.EVENTS, layout.EVENT)):
-            if slot in torn or record.sequence == 0 or (record.sequence - 1) % capacity != slot:
-                continue
-            if record.site >= sites or record.thread >= threads or record.stack >= stacks:
+        for slot, record in self._ring(layout.EVENTS, layout.EVENT):
+            stack = max(record.stack, record.release_stack, record.holder_stack)
+            if record.site >= sites or max(record.thread, record.holder) >= threads or stack >= stacks:
                 raise CaptureError(f"corrupt events: {slot} refers to what is not there")
             if record.kind >= len(layout.KINDS) or record.outcome >= len(layout.OUTCOMES):
                 raise CaptureError(f"corrupt events: {slot} is of kind {record.kind}, outcome {record.outcome}")
@@ -322,11 +327,39 @@ class Capture:
         result.sort()
         return result
 
-    def _torn_events(self) -> set[int]:
-        first, second = self._data[layout.EVENTS], self._events_again
+    def starts(self) -> list[layout.StartRecord]:
+        """The thread starts of the audit trail that remain, oldest first, without torn ones."""
+        stacks = max(1, self.count(layout.STACKS))
+        result = []
+        for slot, record in self._ring(layout.STARTS, layout.START):
+            if record.stack >= stacks:
+                raise CaptureError(f"corrupt starts: {slot} refers to stack {record.stack} of {stacks}")
+            result.append(record)
+        result.sort()
+        return result
+
+    def blame(self) -> Iterator[layout.BlameRecord]:
+        """Every blame cell; the first one is the `(other)` cell."""
+        sites, stacks = max(1, self.count(layout.SITES)), max(1, self.count(layout.STACKS))
+        for index, record in enumerate(self._records(layout.BLAME, layout.BLAME_CELL)):
+            if record.site >= sites or record.stack >= stacks:
+                raise CaptureError(f"corrupt blame: {index} refers to what is not there")
+            yield record
+
+    def _ring(self, section_id: int, of: Layout[Record]) -> Iterator[tuple[int, Record]]:
+        """Slot and record of all that are whole; each record begins with its `sequence`."""
+        capacity = self.sections[section_id].capacity if section_id in self.sections else 0
+        torn = self._torn(section_id)
+        for slot, record in enumerate(self._records(section_id, of)):
+            sequence: int = record[0]  # type: ignore[index]
+            if slot not in torn and sequence and (sequence - 1) % capacity == slot:
+                yield slot, record
+
+    def _torn(self, section_id: int) -> set[int]:
+        first, second = self._data[section_id], self._again.get(section_id, b"")
         if first == second:
             return set()
-        size = self.sections[layout.EVENTS].record_size
+        size = self.sections[section_id].record_size
         return {at // size for at in range(0, len(first), size) if first[at : at + size] != second[at : at + size]}
 
     def notes(self) -> Iterator[dict[str, object]]:
@@ -346,11 +379,11 @@ class Capture:
 
     @property
     def lost(self) -> dict[str, int]:
-        """Records that found no room, by section; of events, those that newer ones have overwritten."""
+        """Records that found no room, by section; of events and starts, those that newer ones have overwritten."""
         result = dict.fromkeys((name for name in layout.SECTION_NAMES if name != "stats"), 0)
         for section in self.sections.values():
-            if section.id == layout.EVENTS:
-                result["events"] = max(0, section.used - section.capacity)
+            if section.id in _RINGS:
+                result[layout.SECTION_NAMES[section.id]] = max(0, section.used - section.capacity)
             elif section.id != layout.STATS:
                 result[layout.SECTION_NAMES[section.id]] = section.lost
         return result

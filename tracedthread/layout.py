@@ -13,8 +13,20 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES = range(9)
-SECTION_NAMES = ("strings", "frames", "stacks", "sites", "stats", "cells", "threads", "events", "notes")
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS = range(11)
+SECTION_NAMES = (
+    "strings",
+    "frames",
+    "stacks",
+    "sites",
+    "stats",
+    "cells",
+    "threads",
+    "events",
+    "notes",
+    "blame",
+    "starts",
+)
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
 KINDS = (
@@ -98,6 +110,7 @@ class SiteRecord(NamedTuple):
     line: int
     type: int
     stack: int
+    fingerprint: int
 
 
 class StatsRecord(NamedTuple):
@@ -136,6 +149,19 @@ class CellRecord(NamedTuple):
     max_ticks: int
     timeouts: int
     interrupted: int
+    waker: int
+    reserved2: int
+
+
+class BlameRecord(NamedTuple):
+    """tt_blame_cell."""
+
+    site: int
+    stack: int
+    holds: int
+    blame_ticks: int
+    max_ticks: int
+    waiters: int
 
 
 class ThreadRecord(NamedTuple):
@@ -154,6 +180,18 @@ class ThreadRecord(NamedTuple):
     name: int
     function: int
     state: int
+    wait_count: int
+    generation: int
+    parent: int
+    parent_generation: int
+    stack: int
+    wait_since: int
+    wait_lock: int
+    wait_site: int
+    wait_stack: int
+    wait_kind: int
+    reserved: int
+    label: bytes
 
 
 class EventRecord(NamedTuple):
@@ -169,29 +207,74 @@ class EventRecord(NamedTuple):
     kind: int
     outcome: int
     lock: int
+    thread_generation: int
+    holder: int
+    holder_generation: int
+    release_stack: int
+    holder_stack: int
     reserved: int
+
+
+class StartRecord(NamedTuple):
+    """tt_start."""
+
+    sequence: int
+    ticks: int
+    ident: int
+    parent_ident: int
+    thread: int
+    generation: int
+    parent: int
+    parent_generation: int
+    parent_native_id: int
+    function: int
+    stack: int
+    reserved: int
+    label: bytes
+    parent_label: bytes
 
 
 Record = TypeVar("Record")
 
 
 class Layout(Generic[Record]):
-    """How one kind of record lies in the capture: little-endian, one format per field, without gaps."""
+    """
+    How one kind of record lies in the capture: little-endian, one format per field, without gaps.
 
-    def __init__(self, name: str, make: Callable[[Iterable[Any]], Record], formats: str) -> None:
+    Args:
+        since: Formats of the fields that were added after the first version. An older capture has shorter records, and
+            those fields read as zero.
+    """
+
+    def __init__(self, name: str, make: Callable[[Iterable[Any]], Record], formats: str, since: str = "") -> None:
         self.name = name
         self.make = make
-        self.formats = formats.split()
-        self.size = struct.calcsize("<" + formats)
+        self.formats = [*formats.split(), *since.split()]
+        self.size = struct.calcsize("<" + "".join(self.formats))
+        self.first_size = struct.calcsize("<" + formats)
 
     def offsets(self) -> list[int]:
         """The offset of every field, in bytes, in the order of the record's fields."""
         return [struct.calcsize("<" + "".join(self.formats[:index])) for index in range(len(self.formats))]
 
     def iterate(self, data: bytes, stride: int) -> Iterator[Record]:
-        """The records in `data`, `stride` bytes apart; what a newer writer put behind the known fields is skipped."""
+        """
+        The records in `data`, `stride` bytes apart, at least `first_size`.
+
+        What a newer writer put behind the known fields is skipped.
+        """
+        if stride < self.size:
+            return self._iterate_older(data, stride)
         layout = struct.Struct(f"<{''.join(self.formats)}{stride - self.size}x")
         return map(self.make, layout.iter_unpack(data))
+
+    def _iterate_older(self, data: bytes, stride: int) -> Iterator[Record]:
+        known = self.formats[: sum(offset < stride for offset in self.offsets())]
+        if struct.calcsize("<" + "".join(known)) > stride:  # the last one is there in part
+            known.pop()
+        missing = [b"" if form.endswith("s") else 0 for form in self.formats[len(known) :]]
+        layout = struct.Struct(f"<{''.join(known)}{stride - struct.calcsize('<' + ''.join(known))}x")
+        return (self.make((*fields, *missing)) for fields in layout.iter_unpack(data))
 
     def read(self, data: bytes, offset: int = 0) -> Record:
         """The record at `offset`."""
@@ -203,8 +286,12 @@ HEADER = Layout("tt_header", Header._make, "8s I I Q I I Q I I Q Q Q Q Q Q Q Q I
 SECTION = Layout("tt_section", Section._make, "Q Q Q Q I I")
 FRAME = Layout("tt_frame", FrameRecord._make, "I I I I")
 STACK = Layout("tt_stack", StackRecord._make, "I I")
-SITE = Layout("tt_site", SiteRecord._make, "I I I I I I")
+SITE = Layout("tt_site", SiteRecord._make, "I I I I I I", "Q")
 SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}")
-CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q")
-THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I")
-EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q Q")
+CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q", "I I")
+BLAME_CELL = Layout("tt_blame_cell", BlameRecord._make, "I I Q Q Q Q")
+THREAD = Layout(
+    "tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s"
+)
+EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I")
+START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s")

@@ -32,6 +32,8 @@ LAYOUTS: list[layout.Layout[Any]] = [
     layout.CELL,
     layout.THREAD,
     layout.EVENT,
+    layout.BLAME_CELL,
+    layout.START,
 ]
 RECORDS = [
     layout.Header,
@@ -43,6 +45,8 @@ RECORDS = [
     layout.CellRecord,
     layout.ThreadRecord,
     layout.EventRecord,
+    layout.BlameRecord,
+    layout.StartRecord,
 ]
 VALID = cb.example().build()
 
