@@ -5,11 +5,11 @@
 // every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
 //
 //   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes | blame
-//   | starts
+//   | starts | contended
 //
 // A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
-// fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only threads' records
-// are used again: see tt_thread_record.generation.
+// fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only those of
+// threads and of contended locks are used again.
 //
 // A record may grow by trailing fields; readers take those of an older capture, which are not there, for zero.
 #ifndef TT_CAPTURE_H
@@ -35,7 +35,8 @@ enum tt_section_id {
     TT_NOTES = 8,     // bytes, laid out as TT_STRINGS: JSON objects {"what":, "count":, "where":[]}: what is not covered
     TT_BLAME = 9,     // tt_blame_cell; 0 is the `(other)` cell
     TT_STARTS = 10,   // tt_start: the audit trail, a ring as TT_EVENTS
-    TT_SECTIONS = 11
+    TT_CONTENDED = 11,   // tt_contended; 0 is never used
+    TT_SECTIONS = 12
 };
 
 typedef struct tt_section {
@@ -241,4 +242,18 @@ typedef struct tt_start {
     char label[64];          // names, as in tt_thread_record
     char parent_label[64];
 } tt_start;
+
+// A lock that somebody waits for now, and who has it. Records are used again.
+typedef struct tt_contended {
+    uint64_t lock;             // address of the lock object; 0: the record is free
+    uint64_t held_since;       // ticks: when its owner got it; 0: nobody has it, or not known
+    uint32_t site;
+    uint32_t type;             // tt_lock_type
+    uint32_t owner;            // tt_thread_record; 0: nobody, or not known
+    uint32_t owner_generation;
+    uint32_t owner_stack;      // tt_stack: where the owner was when somebody last looked; 0: nobody has
+    uint32_t release_stack;    // tt_stack: where it was last released while somebody waited; 0: it was not
+    uint32_t waiters;
+    uint32_t reserved;
+} tt_contended;
 #endif

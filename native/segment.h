@@ -24,6 +24,7 @@ typedef struct tt_segment {
     char *notes;
     tt_blame_cell *blame;
     tt_start *starts;
+    tt_contended *contended;
 } tt_segment;
 extern tt_segment tt_the_segment;
 

@@ -183,7 +183,7 @@ class Core:
             return sizes
         # Shares of the whole; a site costs its record and its two histograms.
         shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 55, "cells": 8}
-        shares |= {"threads": 6, "events": 13, "blame": 2, "starts": 2}
+        shares |= {"threads": 6, "events": 12, "blame": 2, "starts": 2, "contended": 1}
         cost = {
             "strings": 1,
             "frames": self.ffi.sizeof("tt_frame"),
@@ -194,6 +194,7 @@ class Core:
             "events": self.ffi.sizeof("tt_event"),
             "blame": self.ffi.sizeof("tt_blame_cell"),
             "starts": self.ffi.sizeof("tt_start"),
+            "contended": self.ffi.sizeof("tt_contended"),
         }
         budget = size
         while True:

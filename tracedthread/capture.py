@@ -44,17 +44,19 @@ _KNOWN_SIZES = {
     layout.NOTES: 1,
     layout.BLAME: layout.BLAME_CELL.first_size,
     layout.STARTS: layout.START.first_size,
+    layout.CONTENDED: layout.CONTENDED_LOCK.first_size,
 }
 # `used` counts all that were ever written; the newest remain.
 _RINGS = (layout.EVENTS, layout.STARTS)
 # Records of these are overwritten.
-_READ_TWICE = (*_RINGS, layout.THREADS)
+_READ_TWICE = (*_RINGS, layout.THREADS, layout.CONTENDED)
 # What refers comes before what it refers to. Stats before sites: a site without stats is new, stats without a site are
 # nobody's.
 _READ_ORDER = (
     layout.NOTES,
     layout.EVENTS,
     layout.STARTS,
+    layout.CONTENDED,
     layout.CELLS,
     layout.BLAME,
     layout.STATS,

@@ -13,7 +13,7 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS = range(11)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -26,6 +26,7 @@ SECTION_NAMES = (
     "notes",
     "blame",
     "starts",
+    "contended",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -234,6 +235,21 @@ class StartRecord(NamedTuple):
     parent_label: bytes
 
 
+class ContendedRecord(NamedTuple):
+    """tt_contended."""
+
+    lock: int
+    held_since: int
+    site: int
+    type: int
+    owner: int
+    owner_generation: int
+    owner_stack: int
+    release_stack: int
+    waiters: int
+    reserved: int
+
+
 Record = TypeVar("Record")
 
 
@@ -295,3 +311,4 @@ THREAD = Layout(
 )
 EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I")
 START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s")
+CONTENDED_LOCK = Layout("tt_contended", ContendedRecord._make, "Q Q I I I I I I I I")

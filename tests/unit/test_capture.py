@@ -34,6 +34,7 @@ LAYOUTS: list[layout.Layout[Any]] = [
     layout.EVENT,
     layout.BLAME_CELL,
     layout.START,
+    layout.CONTENDED_LOCK,
 ]
 RECORDS = [
     layout.Header,
@@ -47,6 +48,7 @@ RECORDS = [
     layout.EventRecord,
     layout.BlameRecord,
     layout.StartRecord,
+    layout.ContendedRecord,
 ]
 VALID = cb.example().build()
 
