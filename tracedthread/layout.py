@@ -191,7 +191,7 @@ class ThreadRecord(NamedTuple):
     wait_site: int
     wait_stack: int
     wait_kind: int
-    reserved: int
+    wait_timed: int
     label: bytes
 
 
@@ -247,7 +247,7 @@ class ContendedRecord(NamedTuple):
     owner_stack: int
     release_stack: int
     waiters: int
-    reserved: int
+    entered: int
 
 
 Record = TypeVar("Record")
