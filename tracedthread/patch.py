@@ -38,6 +38,7 @@ def patch(
     force: bool = False,
     capture_bytes: int | None = None,
     event_threshold_ms: float | None = None,
+    deadlock_after_s: float | None = None,
     follow_fork: bool | None = None,
 ) -> bool:
     """
@@ -57,6 +58,8 @@ def patch(
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
+        deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in the
+            capture and said on stderr, once. 0: none does. Default: $TRACEDTHREAD_DEADLOCK_AFTER_S, else 5.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
     Returns:
@@ -73,6 +76,8 @@ def patch(
         raise ValueError(f"capture_bytes must be at least {_settings.MIN_CAPTURE_BYTES}")
     if event_threshold_ms is not None and not 0 <= event_threshold_ms < 1e9:
         raise ValueError("event_threshold_ms must be a number of milliseconds")
+    if deadlock_after_s is not None and not 0 <= deadlock_after_s < _settings.MAX_SECONDS:
+        raise ValueError("deadlock_after_s must be a number of seconds")
     try:
         target = None if path is None else _core.Target(path)
     except OSError as exc:
@@ -89,8 +94,10 @@ def patch(
             return True
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
+        if deadlock_after_s is None:
+            deadlock_after_s = _settings.deadlock_after_s()
         try:
-            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
+            _patch(target, force, capture_bytes, event_threshold_ms, deadlock_after_s, follow_fork)
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")
@@ -145,6 +152,7 @@ def _patch(
     force: bool,
     size: int | None,
     event_threshold_ms: float | None,
+    deadlock_after_s: float | None,
     follow_fork: bool | None,
 ) -> None:
     from . import _green, _rebind
@@ -165,6 +173,9 @@ def _patch(
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
+    if deadlock_after_s is None:
+        deadlock_after_s = 5.0
+    core.lib.tt_deadlock_watch_set(int(deadlock_after_s * 1e9), _stderr_descriptor())
 
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
@@ -217,6 +228,14 @@ def _thread_name() -> str:
     if thread is not None:
         return str(thread.name)
     return "MainThread" if originals.get_native_id() == os.getpid() else ""
+
+
+def _stderr_descriptor() -> int:
+    # In a process that was started without a stderr, descriptor 2 may be anything.
+    try:
+        return 2 if sys.__stderr__ is not None and sys.__stderr__.fileno() == 2 else -1
+    except (OSError, ValueError):  # closed since
+        return -1
 
 
 def _step_aside(package: str) -> None:
