@@ -10,9 +10,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol, TypeVar
 
 from tracedthread import layout
-from tracedthread.capture import Capture, Frame
+from tracedthread.capture import Capture, Frame, text
 from tracedthread.histogram import Histogram
-from tracedthread.rows import NOWHERE, OTHER, LockRow, Stats, ThreadRow, Uncovered, WaitRow, seconds
+from tracedthread.rows import NOWHERE, OTHER, LockRow, StartRow, Stats, ThreadRow, Uncovered, WaitRow, seconds
 
 SCHEMA = "tracedthread.report/1"
 
@@ -71,6 +71,7 @@ class Profile:
         locks: Every lock that was created or used, by place and name.
         idle: Waiting for work.
         resources: Waiting for a permit or for room.
+        starts: The audit trail, oldest first; empty unless it was asked for.
         uncovered: Locks that are not recorded.
         lost: Records that found no room, by section of the capture.
     """
@@ -80,6 +81,7 @@ class Profile:
     idle: tuple[WaitRow, ...]
     resources: tuple[WaitRow, ...]
     threads: tuple[ThreadRow, ...]
+    starts: tuple[StartRow, ...]
     uncovered: tuple[Uncovered, ...]
     lost: Mapping[str, int]
 
@@ -109,6 +111,7 @@ class Profile:
             idle=_sorted_waits(idle),
             resources=_sorted_waits(resources),
             threads=_sorted_threads(_read_threads(capture)),
+            starts=tuple(_read_starts(capture)),
             uncovered=tuple(_read_uncovered(capture)),
             lost=capture.lost,
         )
@@ -155,6 +158,7 @@ class Profile:
             "idle": [row.to_dict() for row in self.idle],
             "resources": [{**row.to_dict(), "waker": ""} for row in self.resources],
             "threads": [row.to_dict() for row in self.threads],
+            "starts": [row.to_dict() for row in self.starts],
             "uncovered": [row.to_dict() for row in self.uncovered],
         }
 
@@ -164,8 +168,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
     What happened between two profiles of one recording.
 
     Counts, sums and histograms are exact. Maxima that did not grow are bounded from above: those of locks to within
-    12.5 %, those of a single stack by the time it waited. A thread's processor time is given only if the thread both
-    started and ended in between.
+    12.5 %, those of a single stack by the time it waited.
 
     Raises:
         ValueError: The profiles are of different recordings.
@@ -185,6 +188,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         idle=_sorted_waits(_subtract_waits(after.idle, before.idle)),
         resources=_sorted_waits(_subtract_waits(after.resources, before.resources)),
         threads=_sorted_threads(_subtract_threads(after.threads, before)),
+        starts=tuple(replace(row, at_ticks=row.at_ticks - elapsed) for row in after.starts if row.at_ticks >= elapsed),
         uncovered=after.uncovered,
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
     )
@@ -279,15 +283,19 @@ def _with_other_waits(lock: LockRow) -> LockRow:
 
 def _read_threads(capture: Capture) -> Iterable[ThreadRow]:
     first, end = capture.header.first_ticks, capture.end_ticks
-    for index, record in enumerate(capture.threads()):
+    records = list(capture.threads())
+    reused = sum(record.generation for record in records)
+    for index, record in enumerate(records):
         counted = record.wait_ticks or record.idle_ticks or record.resource_ticks
-        if not counted and (index == 0 or record.state == layout.THREAD_FREE):
+        if not (counted or reused if index == 0 else counted or record.state != layout.THREAD_FREE):
             continue
         began = record.run_ticks or record.start_ticks
+        parent = records[record.parent] if 0 < record.parent < len(records) else None
+        is_parent = parent is not None and parent.generation == record.parent_generation
         yield ThreadRow(
             ident=record.ident,
             native_id=record.native_id,
-            name=capture.string(record.name) if index else OTHER,
+            name=thread_name(capture, record) if index else OTHER,
             function=capture.string(record.function) if index else OTHER,
             alive=index > 0 and record.end_ticks == 0 and capture.state == "running",
             start_ticks=record.start_ticks,
@@ -300,6 +308,30 @@ def _read_threads(capture: Capture) -> Iterable[ThreadRow]:
             idle_ticks=record.idle_ticks,
             resource_ticks=record.resource_ticks,
             own_gil_ticks=record.own_gil_ticks,
+            tick_s=capture.tick_s,
+            wait_count=record.wait_count,
+            threads=1 if index else reused,
+            parent=thread_name(capture, parent) if parent is not None and is_parent else "",
+            stack=capture.stack(record.stack),
+        )
+
+
+def thread_name(capture: Capture, record: layout.ThreadRecord) -> str:
+    """The thread's name; in captures of the first layout it is an interned string."""
+    return text(record.label) or capture.string(record.name)
+
+
+def _read_starts(capture: Capture) -> Iterable[StartRow]:
+    for record in capture.starts():
+        yield StartRow(
+            at_ticks=max(0, record.ticks - capture.header.first_ticks),
+            ident=record.ident,
+            name=text(record.label),
+            function=capture.string(record.function),
+            parent=text(record.parent_label),
+            parent_ident=record.parent_ident,
+            parent_native_id=record.parent_native_id,
+            stack=capture.stack(record.stack),
             tick_s=capture.tick_s,
         )
 
@@ -362,22 +394,21 @@ def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s:
 def _subtract_threads(after: Iterable[ThreadRow], before: Profile) -> Iterable[ThreadRow]:
     known = {row.key: row for row in before.threads}
     elapsed = before.process.duration_ticks
-    for row in after:
+    rows = list(after)
+    # Whose record was used again meanwhile: what it had summed up before is now in `(other)`.
+    gone = [known[key] for key in known.keys() - {row.key for row in rows} if not known[key].is_other]
+    for row in rows:
         old = known.get(row.key)
-        if old is None:
+        if row.is_other:
+            for earlier in [*([old] if old else []), *(replace(one, threads=0) for one in gone)]:
+                row = row.less(earlier)
+            if row.threads or row.wait_ticks or row.idle_ticks or row.resource_ticks:
+                yield row
+        elif old is None:
             yield replace(row, started_ticks=max(0, row.started_ticks - elapsed))
         elif old.end_ticks == 0:
-            yield replace(
-                row,
-                started_ticks=0,
-                latency_ticks=0,
-                lifetime_ticks=max(0, row.lifetime_ticks - old.lifetime_ticks),
-                cpu_ns=0,
-                wait_ticks=max(0, row.wait_ticks - old.wait_ticks),
-                idle_ticks=max(0, row.idle_ticks - old.idle_ticks),
-                resource_ticks=max(0, row.resource_ticks - old.resource_ticks),
-                own_gil_ticks=max(0, row.own_gil_ticks - old.own_gil_ticks),
-            )
+            lifetime_ticks = max(0, row.lifetime_ticks - old.lifetime_ticks)
+            yield replace(row.less(old), threads=1, started_ticks=0, latency_ticks=0, lifetime_ticks=lifetime_ticks)
 
 
 def _sorted_locks(rows: Iterable[LockRow]) -> tuple[LockRow, ...]:
