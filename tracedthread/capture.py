@@ -315,7 +315,9 @@ class Capture:
         size = self.sections[layout.THREADS].record_size if torn else 0
         for index, record in enumerate(self._records(layout.THREADS, layout.THREAD)):
             if index in torn:
-                again = next(layout.THREAD.iterate(self._again[layout.THREADS][index * size : (index + 1) * size], size))
+                again = next(
+                    layout.THREAD.iterate(self._again[layout.THREADS][index * size : (index + 1) * size], size)
+                )
                 if (again.generation, again.start_ticks) != (record.generation, record.start_ticks):
                     # It is being used again at this moment, and nobody's for now.
                     record = again._replace(state=layout.THREAD_FREE, wait_ticks=0, idle_ticks=0, resource_ticks=0)

@@ -103,11 +103,12 @@ def unpatch() -> bool:
     """
     Give `_thread`, and every module that refers to our factories by name, the stock ones back, and stop recording.
 
-    Locks and threads made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later `patch()`.
+    Locks and threads made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later
+    `patch()`.
 
     From 3.13 on the functions behind `threading.Thread` (`_thread.start_joinable_thread`, `_ThreadHandle`,
-    `_make_thread_handle`, `_shutdown`) stay ours as long as threads that were started, or Thread objects that were made,
-    while patched are still running or waiting to be started: the stock ones would not join them at exit, nor start them.
+    `_make_thread_handle`, `_shutdown`) stay ours as long as threads that were started, or Thread objects that were
+    made, while patched still run or wait to be started: the stock ones would not join them at exit, nor start them.
 
     Returns:
         Whether it was patched.
