@@ -45,14 +45,6 @@ static const tt_contended *contended_lock(uint64_t lock)
     return NULL;
 }
 
-static uint32_t thread_of_ident(uint64_t ident)
-{
-    const tt_thread_record *all = tt_the_segment.threads;
-    for (uint64_t i = tt_the_segment.sections[TT_THREADS].used; --i > 0;)
-        if (all[i].ident == ident && all[i].state == TT_THREAD_RUNNING) return (uint32_t)i;
-    return 0;
-}
-
 // Whom the thread waits for, if it is for one thread and without a timeout.
 static bool find_blocker(uint32_t thread, edge *found)
 {
@@ -60,7 +52,7 @@ static bool find_blocker(uint32_t thread, edge *found)
     if (r->state != TT_THREAD_RUNNING || r->wait_since == 0 || r->wait_timed) return false;
     *found = (edge){.thread = thread};
     if (r->wait_kind == TT_KIND_JOIN) {
-        found->blocker = thread_of_ident(r->wait_lock);
+        found->blocker = tt_thread_of_ident(r->wait_lock);
         return found->blocker != 0;
     }
     if (r->wait_kind != TT_KIND_LOCK && r->wait_kind != TT_KIND_RLOCK) return false;

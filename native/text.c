@@ -25,20 +25,8 @@ void tt_text_add(tt_text *t, const char *format, ...)
     t->buffer[t->length] = 0;
 }
 
-// The length without a character that is cut off at the end.
-static size_t whole_characters(const char *bytes, size_t length)
-{
-    size_t start = length;
-    while (start > 0 && length - start < 4 && ((unsigned char)bytes[start - 1] & 0xC0) == 0x80) start--;
-    if (start == 0) return length;
-    unsigned char lead = (unsigned char)bytes[start - 1];
-    size_t needed = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-    return lead < 0xC0 || length - start + 1 >= needed ? length : start - 1;
-}
-
 void tt_text_add_bytes(tt_text *t, const char *bytes, size_t length)
 {
-    length = whole_characters(bytes, length);
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)bytes[i];
         bool control = c < 0x20 || c == 0x7F;

@@ -15,7 +15,7 @@ typedef struct tt_text {
 tt_text tt_text_begin(char *buffer, uint32_t size, bool json);
 // Ours, as printf. `format` and its strings are taken as they are.
 void tt_text_add(tt_text *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-// The program's. Broken utf-8 at the end is left out.
+// The program's.
 void tt_text_add_bytes(tt_text *t, const char *bytes, size_t length);
 // A string of the capture; of a path only the last part.
 void tt_text_add_string(tt_text *t, uint32_t string);

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tracedthread import layout
-from tracedthread.capture import Capture, Frame
+from tracedthread.capture import Capture, Frame, text
 
 
 class ThreadRef(NamedTuple):
@@ -338,14 +338,13 @@ class _Reader:
         return self._thread(record.owner)
 
     def _thread(self, index: int) -> ThreadRef:
-        record, string = self.records[index], self.capture.string
-        label = record.label.split(b"\0", 1)[0].decode("utf-8", "replace")
+        record = self.records[index]
         return ThreadRef(
             slot=index,
             generation=record.generation,
             ident=record.ident,
             native_id=record.native_id,
-            name=label or string(record.name) or string(record.function) or f"thread {record.native_id}",
+            name=text(record.label) or self.capture.string(record.function) or f"thread {record.native_id}",
             ended=record.state not in (layout.THREAD_STARTING, layout.THREAD_RUNNING),
         )
 
