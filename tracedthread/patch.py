@@ -59,8 +59,8 @@ def patch(
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
-        deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in the
-            capture and said on stderr, once. 0: none does. Default: $TRACEDTHREAD_DEADLOCK_AFTER_S, else 5.
+        deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in
+            the capture and said on stderr, once. 0: none does. Default: $TRACEDTHREAD_DEADLOCK_AFTER_S, else 5.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
     Returns:

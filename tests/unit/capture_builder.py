@@ -14,11 +14,11 @@ FIRST_TICKS = 1_000_000_007
 FIRST_MONOTONIC_NS = 5_000 * SECOND
 FIRST_WALL_NS = 1_795_363_200_123_456_789  # 2026-11-22T16:00:00.123456789Z
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME = range(10)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
 KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
 BUCKETS = 304
 RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]  # of the first version, without blame
-GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 208, 80, 1, 40]
+GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 208, 80, 1, 40, 192, 48]
 FIXED_SITES = 3
 
 Place = tuple[str, str, int]  # function, path, line
@@ -91,6 +91,9 @@ class CaptureBuilder:
         self.blames: dict[tuple[int, int], list[int]] = {(0, 0): [0] * 4}
         self.threads = [(0,) * 13]
         self.thread_tails = [(0, b"")]  # generation, label
+        self.waits_now: dict[int, tuple[int, ...]] = {}
+        self.locks_now = [(0,) * 10]
+        self.generation = 0
         self.events: list[bytes] = []
         self.events_written = 0
         self.event_capacity: int | None = None
@@ -227,6 +230,38 @@ class CaptureBuilder:
             )
         )
 
+    def waits_for(
+        self,
+        thread: int,
+        lock: int,
+        site: Site | None = None,
+        *,
+        kind: str = "lock",
+        since_ns: int = 0,
+        timed: bool = False,
+        places: Iterable[Place] = (),
+    ) -> None:
+        """A wait in progress; `thread` is counted from 1, in the order of `thread()`."""
+        place = (site.id if site else 0, self.stack(places), KINDS.index(kind), timed)
+        self.waits_now[thread] = (self.ticks(since_ns), lock, *place)
+
+    def contended(
+        self,
+        lock: int,
+        site: Site,
+        owner: int = 0,
+        *,
+        generation: int = 0,
+        held_since_ns: int | None = 0,
+        entered: bool = False,
+        owner_at: Iterable[Place] = (),
+        released_at: Iterable[Place] = (),
+    ) -> None:
+        """A lock that somebody waits for; `owner` is counted from 1, in the order of `thread()`."""
+        since = 0 if held_since_ns is None else self.ticks(held_since_ns)
+        stacks = (self.stack(owner_at), self.stack(released_at))
+        self.locks_now.append((lock, since, site.id, site.type, owner, generation, *stacks, 1, entered))
+
     def event(
         self,
         site: Site,
@@ -285,10 +320,12 @@ class CaptureBuilder:
             STATS: [site.pack() for site in self.stats],
             CELLS: cells,
             THREADS: [
-                struct.pack("<9Q4IQI44x64s", *thread, 0, generation, label)
-                for thread, (generation, label) in zip(self.threads, self.thread_tails)
+                struct.pack("<9Q4IQI12x2Q4I64s", *thread, 0, generation, *self.waits_now.get(number, (0,) * 6), label)
+                for number, (thread, (generation, label)) in enumerate(zip(self.threads, self.thread_tails))
             ],
             BLAME: [struct.pack("<2I4Q", *key, *counters) for key, counters in self.blames.items()],
+            STARTS: [],
+            CONTENDED: [struct.pack("<2Q8I", *lock) for lock in self.locks_now],
         }
         result = []
         for section_id, size in enumerate(self.record_sizes):
@@ -341,7 +378,7 @@ class CaptureBuilder:
             *anchors[0],
             *anchors[1],
             0,
-            0,
+            self.generation,
             1,
             self.program,
             self.python,
