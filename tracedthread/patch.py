@@ -40,6 +40,7 @@ def patch(
     capture_bytes: int | None = None,
     event_threshold_ms: float | None = None,
     follow_fork: bool | None = None,
+    audit_trail: bool | None = None,
 ) -> bool:
     """
     Replace the lock types and thread starters of `_thread` with ours, and record.
@@ -60,6 +61,8 @@ def patch(
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
+        audit_trail: Keep who started which thread, from where and when; see `tracedthread.audit`. Default:
+            $TRACEDTHREAD_AUDIT_TRAIL.
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
@@ -91,7 +94,7 @@ def patch(
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
         try:
-            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
+            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork, audit_trail)
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")
@@ -152,6 +155,7 @@ def _patch(
     size: int | None,
     event_threshold_ms: float | None,
     follow_fork: bool | None,
+    audit_trail: bool | None,
 ) -> None:
     from . import _green, _rebind
     from . import _uncovered as _scan
@@ -172,6 +176,10 @@ def _patch(
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
+    if audit_trail is None:
+        audit_trail = _settings.audit_trail() or None
+    if audit_trail is not None:
+        core.lib.tt_trail_set(audit_trail)
 
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
