@@ -8,6 +8,10 @@
 // `interruptible`. Returns 1 when obtained, 0 when not, -1 with the exception a handler raised.
 int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible);
 
+// Where `l` is about to be released, if that is worth knowing; for tt_lock_release. Look at no state of `l` before: this
+// can run Python code after all (3.11 collects garbage).
+uint32_t tt_py_release_stack(tt_lock *l);
+
 // The arguments of acquire(blocking=True, timeout=-1), or of its alias `name`. -1 and the interpreter's own exception when
 // they are wrong.
 int tt_py_parse_acquire(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *timeout_ns);
