@@ -231,17 +231,31 @@ static void run(unsigned seed)
 
 // -- one step at a time ----------------------------------------------------------------------------------------------
 
+// Steps of waiters that are no threads: a sleep ends at once, for they have been woken or are late.
+static tt_waiter *arrive(void)
+{
+    tt_waiter *w = tt_waiter_new();
+    w->recorded = true;
+    w->wait.site = lock.site;
+    w->wait.lock = (uintptr_t)&lock;
+    CHECK(tt_lock_enqueue(&lock, w));
+    return w;
+}
+
+static void depart(tt_waiter *w, enum tt_outcome outcome)
+{
+    w->wait.outcome = outcome;
+    tt_wait_record(&w->wait);
+    tt_waiter_free(w);
+}
+
 static int waiting, obtained;   // under the mutex
 
 static void *wait_once(void *argument)
 {
     bool let_go = argument != NULL;
     take_gil();
-    tt_waiter *w = tt_waiter_new();
-    w->recorded = true;
-    w->wait.site = lock.site;
-    w->wait.lock = (uintptr_t)&lock;
-    CHECK(tt_lock_enqueue(&lock, w));
+    tt_waiter *w = arrive();
     waiting++;
     do {
         drop_gil();
@@ -302,24 +316,83 @@ static void test_the_others_wait_for_the_owners_gil(void)
     CHECK(s->gil_ticks > 0 && s->gil_ticks + s->handoff_ticks >= kept);
 }
 
+// Whoever is awake and takes the free lock, though it was not woken for it, has its own GIL wait; of the others it is `gil`.
+static void test_late_waiter_takes_the_lock_before_the_woken_one(void)
+{
+    lock = (tt_lock){.site = new_site()};
+    CHECK(tt_lock_try_fast(&lock));
+    tt_waiter *first = arrive(), *second = arrive();
+    CHECK(tt_waiter_sleep(second, 1) == TT_TIMED_OUT);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_waiter_sleep(first, -1) == TT_OK);
+    uint64_t awake = tt_ticks();
+    usleep(2000);
+    uint64_t spent = tt_elapsed(awake, tt_ticks());
+    CHECK(tt_lock_claim(&lock, second) && !tt_lock_claim(&lock, first));
+    CHECK(second->wait.own_gil >= spent && first->wait.own_gil == 0);
+    CHECK(tt_the_segment.stats[lock.site].gil_ticks >= spent);
+    depart(second, TT_ACQUIRED);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_lock_claim(&lock, first));
+    depart(first, TT_ACQUIRED);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(lock.word == 0);
+    check_closed(lock.site);
+}
+
+// Who was woken and waited for the GIL, and then found the lock taken, waited because of the others' GIL.
+static void test_gil_wait_of_a_waiter_passed_over_is_not_its_own(void)
+{
+    lock = (tt_lock){.site = new_site()};
+    CHECK(tt_lock_try_fast(&lock));
+    tt_waiter *w = arrive();
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_waiter_sleep(w, -1) == TT_OK);
+    uint64_t awake = tt_ticks();
+    usleep(2000);
+    uint64_t spent = tt_elapsed(awake, tt_ticks());
+    CHECK(tt_lock_try(&lock) && !tt_lock_claim(&lock, w));
+    CHECK(tt_the_segment.stats[lock.site].gil_ticks >= spent && w->wait.own_gil == 0);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_lock_claim(&lock, w));
+    depart(w, TT_ACQUIRED);
+    tt_lock_release(&lock, stacks[0]);
+    check_closed(lock.site);
+}
+
+// Of a wait in progress when recording stops, that is counted which others have been blamed for already.
+static void test_pause_in_the_middle_of_a_wait(void)
+{
+    lock = (tt_lock){.site = new_site()};
+    CHECK(tt_lock_try_fast(&lock));
+    tt_waiter *w = arrive();
+    usleep(1000);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_lock_try(&lock));
+    uint64_t charged = blame_sum(lock.site);
+    CHECK(charged > 0);
+    tt_recording_set(0);
+    usleep(1000);
+    tt_recording_set(1);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_waiter_sleep(w, -1) == TT_OK && tt_lock_claim(&lock, w));
+    depart(w, TT_ACQUIRED);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(blame_sum(lock.site) == charged && tt_the_segment.stats[lock.site].contended == 1);
+    check_closed(lock.site);
+}
+
 // What one endless hold makes others wait can be seen while it lasts, and is not charged again when it ends.
 static void test_timeouts_are_blamed_on_the_live_holder(void)
 {
-    take_gil();
     lock = (tt_lock){.site = new_site()};
     CHECK(tt_lock_try_fast(&lock));
     for (int i = 0; i < 5; i++) {
-        tt_waiter *w = tt_waiter_new();
-        w->recorded = true;
-        w->wait.site = lock.site;
-        w->wait.lock = (uintptr_t)&lock;
-        CHECK(tt_lock_enqueue(&lock, w));
+        tt_waiter *w = arrive();
         usleep(2000);
         tt_lock_leave(&lock, w);
         tt_lock_settle(&lock, stacks[1], 1);
-        w->wait.outcome = TT_TIMEOUT;
-        tt_wait_record(&w->wait);
-        tt_waiter_free(w);
+        depart(w, TT_TIMEOUT);
         check_closed(lock.site);
         const tt_blame_cell *cell = tt_intern_blame(lock.site, stacks[1]);
         CHECK(cell->holds == 1 && cell->waiters == (uint64_t)i + 1 && cell->max_ticks == cell->blame_ticks);
@@ -328,7 +401,6 @@ static void test_timeouts_are_blamed_on_the_live_holder(void)
     CHECK(lock.word == 0);
     check_closed(lock.site);
     CHECK(tt_the_segment.stats[lock.site].timeouts == 5 && tt_intern_blame(lock.site, stacks[0])->blame_ticks == 0);
-    drop_gil();
 }
 
 // A lock may be released by any thread, also before the one that it was handed to has come to run.
@@ -407,7 +479,12 @@ int main(int argc, char **argv)
         stacks[i] = tt_intern_stack(&frame, 1);
     }
     test_the_others_wait_for_the_owners_gil();
+    take_gil();
+    test_late_waiter_takes_the_lock_before_the_woken_one();
+    test_gil_wait_of_a_waiter_passed_over_is_not_its_own();
+    test_pause_in_the_middle_of_a_wait();
     test_timeouts_are_blamed_on_the_live_holder();
+    drop_gil();
     test_release_of_a_lock_handed_over();
     test_reset_charges_the_hold_it_ends();
     test_contended_record_follows_the_owner();
