@@ -55,7 +55,7 @@ def patch(
         path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
             process id.
         force: Overwrite the file.
-        capture_bytes: Size of the capture, at least 128 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
+        capture_bytes: Size of the capture, at least 192 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
