@@ -143,7 +143,10 @@ uint32_t tt_thread_announce(uint32_t function, uint32_t stack, const char *label
 
 void tt_thread_retract(uint32_t index)
 {
-    if (index == 0) return;
+    if (index == 0) {   // it found no room, and needs none
+        if (tt_the_segment.base) tt_the_segment.sections[TT_THREADS].lost--;
+        return;
+    }
     record_of(index)->state = TT_THREAD_FREE;
     retracted = index;
 }
