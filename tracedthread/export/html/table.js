@@ -152,6 +152,6 @@ function shares(wait, blame, ownerGil, handoff, ownGil) {
     { title: "lock obtained, the GIL not", part: ownGil, colour: "own-gil" },
   ];
   const rest = wait - blame - ownerGil - handoff - ownGil;
-  if (rest > wait * 5e-4) parts.push({ title: "not attributed: holds that are not over", part: rest, colour: "open" });
+  if (rest > wait * 5e-4) parts.push({ title: data.totals.blame_s ? "holds that are not over" : "because of whom is not recorded", part: rest, colour: "open" });
   return parts.filter(({ part }) => part > 0);
 }
