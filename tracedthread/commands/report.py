@@ -40,6 +40,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="who waited instead of who made them wait, in forms that show one side: "
         + ", ".join(name for name, form in FORMATS.items() if form.has_sides),
     )
+    parser.add_argument(
+        "--threads",
+        action="store_const",
+        const="threads",
+        dest="format",
+        help="all threads: who started them where, what they waited, and the audit trail (the same as -f threads)",
+    )
     parser.set_defaults(main=main)
 
 

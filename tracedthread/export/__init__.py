@@ -31,6 +31,7 @@ class Form(NamedTuple):
 
 FORMATS = {
     "text": Form("tracedthread.export.text", (".txt",)),
+    "threads": Form("tracedthread.export.threads", ()),
     "json": Form("tracedthread.export.json", (".json",)),
     "html": Form("tracedthread.export.html", (".html", ".htm")),
     "collapsed": Form("tracedthread.export.collapsed", (".collapsed", ".folded"), has_sides=True),
