@@ -360,6 +360,21 @@ static void test_gil_wait_of_a_waiter_passed_over_is_not_its_own(void)
     check_closed(lock.site);
 }
 
+// The same of one that was woken and leaves, for a signal's handler.
+static void test_gil_wait_of_a_waiter_that_leaves_is_not_its_own(void)
+{
+    lock = (tt_lock){.site = new_site()};
+    CHECK(tt_lock_try_fast(&lock));
+    tt_waiter *w = arrive();
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_waiter_sleep(w, -1) == TT_OK);
+    usleep(1000);
+    tt_lock_leave(&lock, w);
+    CHECK(lock.word == 0 && w->wait.own_gil == 0);
+    depart(w, TT_INTERRUPTED);
+    check_closed(lock.site);
+}
+
 // Of a wait in progress when recording stops, that is counted which others have been blamed for already.
 static void test_pause_in_the_middle_of_a_wait(void)
 {
@@ -482,6 +497,7 @@ int main(int argc, char **argv)
     take_gil();
     test_late_waiter_takes_the_lock_before_the_woken_one();
     test_gil_wait_of_a_waiter_passed_over_is_not_its_own();
+    test_gil_wait_of_a_waiter_that_leaves_is_not_its_own();
     test_pause_in_the_middle_of_a_wait();
     test_timeouts_are_blamed_on_the_live_holder();
     drop_gil();
