@@ -6,7 +6,6 @@
 #include "contended.h"
 #include "segment.h"
 #include "thread.h"
-#include "thread_stub.h"
 
 // A waiter passed over for this long is handed the lock. CPython 3.13's PyMutex is fair after the same time.
 #define FAIR_NS 1000000u
@@ -49,10 +48,15 @@ bool tt_lock_queued(tt_lock *l)
     return false;
 }
 
-uintptr_t tt_lock_owner(tt_lock *l)
+bool tt_lock_occupied(tt_lock *l) { return tt_lock_held(l) && !(tt_lock_queued(l) && l->queue->granted); }
+
+uint32_t tt_lock_owner(tt_lock *l)
 {
-    if (!(l->word & TT_HELD)) return 0;
-    return tt_lock_queued(l) ? l->queue->owner : l->owner;
+    if (!tt_lock_held(l)) return 0;
+    uintptr_t owner = tt_lock_queued(l) ? l->queue->owner : l->owner;
+    uint32_t record = owner ? tt_thread_of_ident(owner) : 0;
+    // A thread that has ended with the lock in its hands leaves its ident to a later one.
+    return record && tt_the_segment.threads[record].run_ticks <= l->held_since ? record : 0;
 }
 
 bool tt_lock_release_is_news(tt_lock *l) { return tt_lock_queued(l) && l->queue->recorded; }
@@ -146,7 +150,7 @@ bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first)
     if (w->recorded) {
         q->recorded++;
         if (q->owner && !q->owner_record) {
-            q->owner_record = tt_thread_of_ident(q->owner);
+            q->owner_record = tt_lock_owner(l);
             q->owner_generation = generation_of(q->owner_record);
         }
         if (w->wait.holder_stack) q->owner_stack = w->wait.holder_stack;
@@ -193,7 +197,8 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
     tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
     q->free_since = now;
     q->release_stack = stack;
-    q->releaser = q->recorded ? tt_thread_current_index() : 0;
+    // A thread without a record gets one now, unless it is past its end: that has no stack any more.
+    q->releaser = q->recorded && (stack || tt_thread_known()) ? tt_thread_current_index() : 0;
     q->releaser_generation = generation_of(q->releaser);
     if (q->granted) {   // another thread releases what `granted` has not come to know it has
         q->granted->ended = true;

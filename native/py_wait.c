@@ -3,7 +3,7 @@
 #include "py_site.h"
 #include "py_stack.h"
 
-static int64_t deadline_of(int64_t timeout_ns)
+int64_t tt_py_deadline(int64_t timeout_ns)
 {
     if (timeout_ns < 0) return -1;
     int64_t now = (int64_t)tt_clock_monotonic_ns();
@@ -22,11 +22,11 @@ static bool would_hang_at_exit(void)
 static bool would_hang_at_exit(void) { return false; }
 #endif
 
-// What the holder of `l`, which keeps others waiting, does now. 0: not worth recording.
+// What the holder of `l`, which keeps others waiting, does now. 0: nobody has come to run with it, or it is not recorded.
 static uint32_t look_at_holder(tt_lock *l)
 {
-    uintptr_t owner = l->site >= tt_recorded_from ? tt_lock_owner(l) : 0;   // of a waiter lock it would be ourselves
-    return owner ? tt_py_stack_of_holder(owner) : 0;
+    if (l->site < tt_recorded_from || !tt_lock_occupied(l)) return 0;   // of a waiter lock it would be ourselves
+    return tt_py_stack_of_holder(tt_lock_owner(l));
 }
 
 // A signal handler may want this lock itself, take long, raise or fork: it must not find us in the queue. Returns 1 when
@@ -108,7 +108,7 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     uint32_t epoch = tt_fork_epoch;
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
-    enum tt_outcome outcome = wait(l, w, deadline_of(timeout_ns), interruptible);
+    enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
     if (outcome == TT_ACQUIRED) {
         tt_hold_begin(l);
         if (w->granted && l->held_since) l->held_since = w->granted;   // it has been ours since the release

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "clock.h"
+#include "handle.h"
 #include "intern.h"
 #include "thread.h"
 
@@ -197,6 +198,7 @@ static void after_fork_in_child(void)
 {
     tt_fork_epoch++;
     tt_process_ending = false;
+    tt_handles_after_fork();
     if (!tt_the_segment.base) return;
     uint8_t *fresh = mmap(NULL, tt_the_segment.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fresh == MAP_FAILED || replace_with(fresh) < 0) {
@@ -258,7 +260,8 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
     tt_section sections[TT_SECTIONS];
     uint64_t size = g->base ? g->size : plan(sizes, sections);
     tt_clock_init();
-    if (!g->base && tt_intern_init(sections) < 0) return fail("not enough memory");
+    if (!g->base && (tt_intern_init(sections) < 0 || tt_threads_init(sections[TT_THREADS].capacity) < 0))
+        return fail("not enough memory");
     uint8_t *fresh = map_shared(path, force, size);
     if (!fresh) return -1;
     if (g->base) {

@@ -309,10 +309,22 @@ class Capture:
             yield record
 
     def threads(self) -> Iterator[layout.ThreadRecord]:
-        """Every thread record; the first one stands for the threads that found no slot."""
+        """Every thread record; the first one stands for the threads that have none."""
+        stacks = max(1, self.count(layout.STACKS))
+        torn = self._torn(layout.THREADS)
+        size = self.sections[layout.THREADS].record_size if torn else 0
         for index, record in enumerate(self._records(layout.THREADS, layout.THREAD)):
+            if index in torn:
+                again = next(
+                    layout.THREAD.iterate(self._again[layout.THREADS][index * size : (index + 1) * size], size)
+                )
+                if (again.generation, again.start_ticks) != (record.generation, record.start_ticks):
+                    # It is being used again at this moment, and nobody's for now.
+                    record = again._replace(state=layout.THREAD_FREE, wait_ticks=0, idle_ticks=0, resource_ticks=0)
             if record.state > layout.THREAD_ENDED:
                 raise CaptureError(f"corrupt threads: {index} is in state {record.state}")
+            if record.stack >= stacks:
+                raise CaptureError(f"corrupt threads: {index} refers to stack {record.stack} of {stacks}")
             yield record
 
     def events(self) -> list[layout.EventRecord]:
@@ -393,12 +405,12 @@ class Capture:
     @property
     def program(self) -> str:
         """The program's name."""
-        return _text(self.header.program)
+        return text(self.header.program)
 
     @property
     def python(self) -> str:
         """The interpreter's version."""
-        return _text(self.header.python)
+        return text(self.header.python)
 
     @_once
     def state(self) -> str:
@@ -438,7 +450,8 @@ class Capture:
         return end
 
 
-def _text(field: bytes) -> str:
+def text(field: bytes) -> str:
+    """A NUL-terminated field; invalid utf-8 is replaced."""
     return field.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 

@@ -23,6 +23,7 @@ class _State:
         # middle of patch(); new in a forked child, where its holder does not exist.
         self.guard = originals.RLock()
         self.pairs: tuple[tuple[Any, Any], ...] = ()  # (stock, ours) while patched
+        self.kept: tuple[tuple[Any, Any], ...] = ()  # those that unpatch() had to leave in place
         self.paused = False
         self.follow_fork = False
         self.uncovered: tuple[dict[str, Any], ...] = ()
@@ -39,6 +40,7 @@ def patch(
     capture_bytes: int | None = None,
     event_threshold_ms: float | None = None,
     follow_fork: bool | None = None,
+    audit_trail: bool | None = None,
 ) -> bool:
     """
     Replace the lock types and thread starters of `_thread` with ours, and record.
@@ -59,6 +61,8 @@ def patch(
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
+        audit_trail: Keep who started which thread, from where and when; see `tracedthread.audit`. Default:
+            $TRACEDTHREAD_AUDIT_TRAIL.
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
@@ -90,7 +94,7 @@ def patch(
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
         try:
-            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
+            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork, audit_trail)
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")
@@ -102,7 +106,12 @@ def unpatch() -> bool:
     """
     Give `_thread`, and every module that refers to our factories by name, the stock ones back, and stop recording.
 
-    Locks made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later `patch()`.
+    Locks and threads made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later
+    `patch()`.
+
+    From 3.13 on the functions behind `threading.Thread` (`_thread.start_joinable_thread`, `_ThreadHandle`,
+    `_make_thread_handle`, `_shutdown`) stay ours as long as threads that were started, or Thread objects that were
+    made, while patched still run or wait to be started: the stock ones would not join them at exit, nor start them.
 
     Returns:
         Whether it was patched.
@@ -146,14 +155,16 @@ def _patch(
     size: int | None,
     event_threshold_ms: float | None,
     follow_fork: bool | None,
+    audit_trail: bool | None,
 ) -> None:
     from . import _green, _rebind
     from . import _uncovered as _scan
 
     if (package := _green.patched_by()) is not None:
         raise _core.Unavailable(f"{package} has patched threads; its locks are not native ones")
+    kept = {id(ours) for _, ours in _state.kept}
     for name, value in vars(originals).items():
-        if getattr(stock, name, value) is not value:
+        if (found := getattr(stock, name, value)) is not value and id(found) not in kept:
             raise _core.Unavailable(f"something else has replaced _thread.{name}")
     core = _core.load()
     from . import _thread as drop_in
@@ -165,6 +176,10 @@ def _patch(
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
+    if audit_trail is None:
+        audit_trail = _settings.audit_trail() or None
+    if audit_trail is not None:
+        core.lib.tt_trail_set(audit_trail)
 
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
@@ -177,6 +192,7 @@ def _patch(
     ours = {name: getattr(core.types, kind) for name, kind in drop_in._OURS.items() if hasattr(originals, name)}
     bootstrap._thread = originals
     _state.pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
+    _state.kept = ()
     _state.paused = False
     core.types.adopt_thread(_thread_name())
     core.lib.tt_recording_set(1)
@@ -190,17 +206,23 @@ def _unpatch() -> bool:
     if not _state.pairs:
         return False
     from . import _green, _rebind
+    from . import _thread as drop_in
 
     _green.unwatch()
-    ours = {id(value): original for original, value in _state.pairs}
+    core = _core.loaded()
+    in_use = core is not None and core.types.handles_in_use()
+    family = {id(getattr(originals, name)) for name in drop_in._FAMILY if in_use and hasattr(originals, name)}
+    _state.kept = tuple(pair for pair in _state.pairs if id(pair[0]) in family)
+    pairs = tuple(pair for pair in _state.pairs if id(pair[0]) not in family)
+    ours = {id(value): original for original, value in pairs}
     for name in vars(originals):
         if id(getattr(stock, name, None)) in ours:
             setattr(stock, name, getattr(originals, name))
     # A type or function has one stock name or two that are one object (lock and LockType): any of them will do.
-    _rebind.rebind((value, original) for original, value in _state.pairs)
+    _rebind.rebind((value, original) for original, value in pairs)
     bootstrap._thread = stock
     _state.pairs = ()
-    if (core := _core.loaded()) is not None:
+    if core is not None:
         core.lib.tt_recording_set(0)
     return True
 
@@ -231,7 +253,7 @@ def _hook() -> None:
     import atexit
 
     core = _core.load()
-    atexit.register(core.lib.tt_capture_finish)
+    atexit.register(core.finish)
     os.register_at_fork(after_in_child=_after_fork_in_child)
     _state.hooked = True
 
@@ -247,4 +269,4 @@ def _after_fork_in_child() -> None:
         _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
     # A child of multiprocessing ends by os._exit, past atexit, after running what it was told through this.
     if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.register_after_fork(core, lambda _: util.Finalize(None, core.lib.tt_capture_finish, exitpriority=-100))
+        util.register_after_fork(core, lambda _: util.Finalize(None, core.finish, exitpriority=-100))
