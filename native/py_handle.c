@@ -44,12 +44,13 @@ static int check_joinable(tt_handle *h)
     return 0;
 }
 
-// Sleeps until the thread exits.
-static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns)
+// Sleeps until the thread exits. `woken`: ticks, when it had.
+static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, uint64_t *woken)
 {
     while (!tt_handle_exiting(h)) {
         PyThreadState *ts = PyEval_SaveThread();
         tt_status status = tt_handle_sleep(h, deadline_ns);
+        *woken = tt_ticks();
         PyEval_RestoreThread(ts);
         if (status == TT_TIMED_OUT) return TT_TIMEOUT;
         if (status == TT_INTR && Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
@@ -63,13 +64,14 @@ static enum tt_outcome wait_until_exit(tt_handle *h, int64_t timeout_ns)
     if (tt_handle_exiting(h)) return TT_ACQUIRED;
     if (timeout_ns == 0) return TT_TIMEOUT;
     int64_t deadline_ns = tt_py_deadline(timeout_ns);
-    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns);
+    uint64_t start = tt_ticks(), woken = start;
+    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns, &woken);
     uint32_t stack = tt_py_stack(), epoch = tt_fork_epoch;
-    uint64_t start = tt_ticks();
-    enum tt_outcome outcome = sleep_until_exit(h, deadline_ns);
+    enum tt_outcome outcome = sleep_until_exit(h, deadline_ns, &woken);
+    uint64_t now = tt_ticks();
     if (epoch == tt_fork_epoch)
-        tt_wait_record(&(tt_wait){.start = start, .end = tt_ticks(), .lock = h->ident, .stack = stack, .kind = TT_KIND_JOIN,
-                                  .outcome = outcome});
+        tt_wait_record(&(tt_wait){.start = start, .end = now, .own_gil = outcome == TT_ACQUIRED ? tt_elapsed(woken, now) : 0,
+                                  .lock = h->ident, .stack = stack, .kind = TT_KIND_JOIN, .outcome = outcome});
     return outcome;
 }
 
