@@ -172,9 +172,9 @@ static void test_who_took_a_lock_by_a_with_statement_is_known_as_long_as_it_has_
     CHECK(tt_lock_enter_fast(&l));
     for (int again = 0; again < 2; again++) {
         const tt_contended *c = contended_now(&l, &w);
-        CHECK(c->entered && c->owner == me && tt_lock_owner(&l) == tt_self());
+        CHECK(c->entered && c->owner == me && tt_lock_thread(&l) == tt_self());
         tt_lock_leave(&l, &w);
-        CHECK(tt_lock_owner(&l) == tt_self());
+        CHECK(tt_lock_thread(&l) == tt_self());
     }
     tt_lock_release(&l, 0);
     CHECK(tt_lock_try(&l));
@@ -188,7 +188,7 @@ static void test_who_took_a_lock_by_a_with_statement_is_known_as_long_as_it_has_
     tt_lock_release(&l, 0);
     CHECK(tt_lock_try_fast(&l));
     tt_lock_set_entered(&l);
-    CHECK(tt_lock_owner(&l) == tt_self() && contended_now(&l, &w)->entered);
+    CHECK(tt_lock_thread(&l) == tt_self() && contended_now(&l, &w)->entered);
     tt_lock_leave(&l, &w);
 }
 
