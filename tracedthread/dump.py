@@ -61,15 +61,22 @@ class Dump:
     warnings: tuple[str, ...]
 
     @classmethod
-    def from_copies(cls, first: Capture, second: Capture, status: Status) -> Dump:
+    def from_copies(cls, first: Capture, second: Capture, before: Status, status: Status) -> Dump:
         """
         What two copies, made one after the other, have in common: what moves in between is no deadlock.
 
+        Args:
+            before, status: The process, looked at before the first copy and after the second.
         Raises:
             CaptureError: The capture is damaged.
         """
         blocked = waits(second)
-        alone = nobody_else(second, blocked, threads=status.threads, handled_signals=status.handled_signals)
+        # Who has been woken and has not come to run yet still looks as if it waited, but it does not sleep.
+        alone = (
+            before.asleep is not None
+            and before.asleep == status.asleep
+            and nobody_else(second, blocked, threads=status.threads, handled_signals=status.handled_signals)
+        )
         found = confirmed(cycles(waits(first)), cycles(blocked, alone=alone))
         header = second.header
         exiting = "exiting" if header.state == layout.STATE_EXITED else "running"

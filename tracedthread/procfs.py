@@ -30,6 +30,8 @@ class Status:
         state: One letter: R running, S sleeping, T stopped, Z zombie, ...
         threads: Of the operating system, recorded or not.
         handled_signals: Whether it has handlers that may do something to locks.
+        asleep: How often each thread has gone to sleep, by id, if all of them sleep; None if one runs, is about to, or
+            is stopped.
     """
 
     pid: int
@@ -41,6 +43,7 @@ class Status:
     capabilities: int
     threads: int
     handled_signals: bool
+    asleep: frozenset[tuple[str, str]] | None
 
     @property
     def is_stopped(self) -> bool:
@@ -56,8 +59,7 @@ def read_status(pid: int) -> Status:
         Refused: There is none, it has ended, or /proc does not show it.
     """
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:
-            lines = dict(line.partition(":")[::2] for line in file.read().decode("utf-8", "replace").splitlines())
+        lines = _read_lines(f"/proc/{pid}/status")
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name, field 2, is in parentheses and may hold anything, also parentheses.
             fields = file.read().rpartition(b")")[2].split()
@@ -80,6 +82,7 @@ def read_status(pid: int) -> Status:
                 for number in range(1, 65)
                 if number not in _HARMLESS_SIGNALS
             ),
+            asleep=_asleep(pid),
         )
         if int(lines["Tgid"]) != pid:
             raise Refused(f"{pid} is a thread of process {int(lines['Tgid'])}: give the process")
@@ -88,6 +91,25 @@ def read_status(pid: int) -> Status:
     if status.state in ("Z", "X"):
         raise Refused(f"process {pid} has ended; its parent has not fetched its status yet")
     return status
+
+
+def _read_lines(path: str) -> dict[str, str]:
+    with open(path, "rb") as file:
+        text = file.read().decode("utf-8", "replace")
+    return dict(line.partition(":")[::2] for line in text.splitlines())
+
+
+def _asleep(pid: int) -> frozenset[tuple[str, str]] | None:
+    threads = set()
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            lines = _read_lines(f"/proc/{pid}/task/{thread}/status")
+            if not lines["State"].strip().startswith("S"):
+                return None
+            threads.add((thread, lines["voluntary_ctxt_switches"]))
+    except (OSError, KeyError):
+        return None
+    return frozenset(threads)
 
 
 def _why_absent(pid: int) -> str:

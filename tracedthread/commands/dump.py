@@ -77,10 +77,10 @@ def look(pid: int) -> Dump:
         CaptureError: Its capture is damaged.
     """
     with Target(pid) as target:
-        first = target.copy()
+        before, first = target.status, target.copy()
         time.sleep(PAUSE_S)
         second = target.copy()
-        return Dump.from_copies(first, second, target.look_again())
+        return Dump.from_copies(first, second, before, target.look_again())
 
 
 def _refuse(reason: str) -> int:
