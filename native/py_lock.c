@@ -108,6 +108,8 @@ static void lock_dealloc(lockobject *self)
 }
 
 #define SLOW static __attribute__((noinline, cold))
+// At the start of a cache line: elsewhere a `with` costs up to 4 % more, as chance and the code around have it.
+#define HOT static __attribute__((aligned(64)))
 
 static inline PyObject *truth(int result) { return result < 0 ? NULL : Py_NewRef(result ? Py_True : Py_False); }
 
@@ -125,13 +127,16 @@ static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_
     Py_RETURN_TRUE;
 }
 
-static PyObject *lock_enter(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+SLOW PyObject *lock_enter_slow(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs || kwnames || !tt_lock_enter_fast(&self->lock)) {
-        PyObject *obtained = lock_acquire_slow(self, args, nargs, kwnames);
-        if (obtained == Py_True) tt_lock_set_entered(&self->lock);
-        return obtained;
-    }
+    PyObject *obtained = lock_acquire_slow(self, args, nargs, kwnames);
+    if (obtained == Py_True) tt_lock_set_entered(&self->lock);
+    return obtained;
+}
+
+HOT PyObject *lock_enter(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs || kwnames || !tt_lock_enter_fast(&self->lock)) return lock_enter_slow(self, args, nargs, kwnames);
     tt_hold_begin(&self->lock);
     Py_RETURN_TRUE;
 }
@@ -157,7 +162,7 @@ SLOW PyObject *lock_release_slow(lockobject *self)
     Py_RETURN_NONE;
 }
 
-static PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
+HOT PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->lock.word != TT_HELD) return lock_release_slow(self);
     tt_hold_end(&self->lock);
@@ -165,7 +170,7 @@ static PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyObject *lock_exit(lockobject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+HOT PyObject *lock_exit(lockobject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
     return lock_release(self, NULL);
 }
