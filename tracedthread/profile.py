@@ -17,6 +17,7 @@ from tracedthread.rows import (
     NOWHERE,
     OTHER,
     BlameRow,
+    Deadlock,
     LockRow,
     StartRow,
     Stats,
@@ -86,6 +87,7 @@ class Profile:
         idle: Waiting for work.
         resources: Waiting for a permit or for room.
         uncovered: Locks that are not recorded.
+        deadlocks: Noticed by the program's threads, in this order.
         lost: Records that found no room, by section of the capture.
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
         starts: The audit trail, oldest first; empty unless it was asked for.
@@ -100,6 +102,7 @@ class Profile:
     lost: Mapping[str, int]
     events: tuple[EventRow, ...] = ()
     starts: tuple[StartRow, ...] = ()
+    deadlocks: tuple[Deadlock, ...] = ()
 
     @classmethod
     def from_capture(cls, capture: Capture) -> Profile:
@@ -129,6 +132,7 @@ class Profile:
             threads=_sorted_threads(read_threads(capture)),
             starts=read_starts(capture),
             uncovered=tuple(_read_uncovered(capture)),
+            deadlocks=tuple(_read_deadlocks(capture)),
             lost=capture.lost,
             events=read_events(capture),
         )
@@ -186,6 +190,7 @@ class Profile:
             "threads": [row.to_dict() for row in self.threads],
             "starts": [row.to_dict() for row in self.starts],
             "uncovered": [row.to_dict() for row in self.uncovered],
+            "deadlocks": [row.to_dict() for row in self.deadlocks],
         }
 
 
@@ -216,6 +221,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         threads=_sorted_threads(threads_since(after.threads, before.threads, elapsed)),
         starts=starts_since(after.starts, elapsed),
         uncovered=after.uncovered,
+        deadlocks=after.deadlocks[len(before.deadlocks) :],
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
         events=events_since(after.events, before.events, elapsed),
     )
@@ -363,6 +369,28 @@ def _with_other_waits(lock: LockRow) -> LockRow:
         tick_s=lock.tick_s,
     )
     return replace(lock, waits=(*lock.waits, other)) if other.count else lock
+
+
+def _read_deadlocks(capture: Capture) -> Iterable[Deadlock]:
+    """The notes that native/deadlock.c writes."""
+    for note in capture.notes():
+        deadlock = note.get("deadlock")
+        if not isinstance(deadlock, dict):
+            continue
+        length, threads = deadlock.get("length"), deadlock.get("threads")
+        if not isinstance(length, int) or not isinstance(threads, list):
+            continue
+        steps = [
+            tuple(_printable(str(step.get(key, ""))) for key in ("thread", "for", "created", "held_by"))
+            for step in threads
+            if isinstance(step, dict)
+        ]
+        yield Deadlock(int(length), tuple((thread, lock, made, holder) for thread, lock, made, holder in steps))
+
+
+def _printable(text: str) -> str:
+    # JSON can spell half of a surrogate pair, which no output can encode.
+    return "".join(c if c.isprintable() else "?" for c in text.encode("utf-8", "replace").decode())
 
 
 def _read_uncovered(capture: Capture) -> Iterable[Uncovered]:

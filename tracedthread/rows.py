@@ -582,6 +582,35 @@ class StartRow:
 
 
 @dataclass(frozen=True)
+class Deadlock:
+    """
+    A deadlock that the program's threads have noticed themselves.
+
+    Args:
+        length: Of the cycle, in threads.
+        steps: Who waits for which lock (or, with an empty `created`, for whose end) of whom; of a long cycle not all.
+    """
+
+    length: int
+    steps: tuple[tuple[str, str, str, str], ...]  # thread, lock, created, holder
+
+    def __str__(self) -> str:
+        parts = [
+            f"`{thread}` waits for `{lock}` ({created}), held by `{holder}`"
+            if created
+            else f"`{thread}` waits for `{holder}` to end"
+            for thread, lock, created, holder in self.steps
+        ]
+        more = [f"and so on, {self.length} threads in all"] if self.length > len(self.steps) else []
+        return "; ".join(parts + more)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `deadlocks`."""
+        names = ("thread", "lock", "created", "held_by")
+        return {"length": self.length, "threads": [dict(zip(names, step)) for step in self.steps]}
+
+
+@dataclass(frozen=True)
 class Uncovered:
     """Locks that are not recorded."""
 

@@ -22,6 +22,7 @@ from tracedthread.capture import Capture
 from tracedthread.commands.dump import look
 from tracedthread.dump import Dump
 from tracedthread.procfs import Refused
+from tracedthread.profile import Profile
 from tracedthread.target import Target
 
 ROOT = str(Path(tracedthread.__file__).resolve().parent.parent)
@@ -131,8 +132,9 @@ def test_deadlocks_are_noticed_inside_and_said_once(name: str, tmp_path: Path) -
         lines = [child.stderr.readline() for _ in sizes]
         for line in lines:
             assert line.startswith("tracedthread: deadlock: ")
-        notes = [note["deadlock"] for note in Capture.open(tmp_path / "app.ttc").notes() if "deadlock" in note]
-        assert sorted(note["length"] for note in notes) == sizes  # type: ignore[index]
+        noted = Profile.from_capture(Capture.open(tmp_path / "app.ttc")).deadlocks
+        assert sorted(deadlock.length for deadlock in noted) == sizes
+        assert all(len(deadlock.steps) == deadlock.length for deadlock in noted if deadlock.length < 9)
         time.sleep(1)  # the looks of all others
         os.killpg(child.pid, signal.SIGKILL)
         assert child.stderr.read() == ""

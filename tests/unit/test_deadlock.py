@@ -21,6 +21,8 @@ from tracedthread.deadlock import (
     nobody_else,
     waits,
 )
+from tracedthread.export.findings import findings
+from tracedthread.profile import Profile, subtract
 
 NOWHERE = Frame("(unknown)", "", 0)
 APP = "/srv/app.py"
@@ -318,6 +320,22 @@ def test_references_of_contended_locks_are_checked(field: int) -> None:
     builder.locks_now[1] = tuple(record)
     with pytest.raises(CaptureError, match="corrupt contended: 1 "):
         waits(read(builder))
+
+
+def test_a_deadlock_that_the_threads_have_noted_heads_the_report() -> None:
+    builder = ab_ba()
+    step = '{"thread": "t-AB", "ident": 1, "kind": "lock", "for": "B", "created": "app.py:12", "held_by": "t-BA"}'
+    join = '{"thread": "t-BA", "ident": 2, "kind": "join", "for": "t-AB", "held_by": "t\\ud800\\n"}'
+    builder.note(f'{{"deadlock": {{"length": 3, "threads": [{step}, {join}]}}}}')
+    for broken in ('{"deadlock": 1}', '{"deadlock": {"length": 2}}', '{"deadlock": {"length": "2", "threads": [7]}}'):
+        builder.note(broken)
+    profile = Profile.from_capture(read(builder))
+    assert findings(profile)[0] == (
+        "Deadlock: `t-AB` waits for `B` (app.py:12), held by `t-BA`; `t-BA` waits for `t??` to end; "
+        "and so on, 3 threads in all."
+    )
+    assert profile.to_dict()["deadlocks"][0]["threads"][0]["held_by"] == "t-BA"
+    assert len(profile.deadlocks) == 1 and subtract(profile, profile).deadlocks == ()
 
 
 def test_no_mutation_of_a_capture_gets_past_the_reader() -> None:

@@ -30,7 +30,9 @@ def findings(profile: Profile) -> list[str]:
     sentences += [_hold(lock, profile) for lock in profile.locks[:1] if is_held_long(lock)]
     sentences += [_waiting_now(lock) for lock in profile.locks if lock.stats.waiters]
     contended = profile.totals.contended or any(lock.stats.waiters for lock in profile.locks)
-    return sentences if contended else [_nobody_waited(profile), *sentences]
+    if not contended:
+        sentences.insert(0, _nobody_waited(profile))
+    return [*(f"Deadlock: {deadlock}." for deadlock in profile.deadlocks), *sentences]
 
 
 def _blames(profile: Profile) -> list[str]:
