@@ -167,7 +167,8 @@ function flameGraph() {
         if (found[i] && !inside) sum += ns[i];
       }
     }
-    byId("flame-found").textContent = wanted ? `${count(times, "match").replace("matchs", "matches")}, ${percent(sum, total)} of the time` : "";
+    const matches = times ? `${grouped(times)} ${times === 1 ? "match" : "matches"}, ${percent(sum, total)} of the time` : "no match";
+    byId("flame-found").textContent = wanted ? matches : "";
     draw();
   }
 
