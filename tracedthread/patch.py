@@ -66,7 +66,7 @@ def patch(
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
-        When a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
+        When a switch such as TRACEDTHREAD_DISABLED keeps us out, and in subinterpreters, nothing is said.
     Raises:
         ValueError: A size or threshold out of range, or a null byte in `path`.
         RuntimeError: `path` is not the file that this process records to.
@@ -95,6 +95,8 @@ def patch(
             event_threshold_ms = _settings.event_threshold_ms()
         try:
             _patch(target, force, capture_bytes, event_threshold_ms, follow_fork, audit_trail)
+        except _core.Subinterpreter:
+            return False
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")

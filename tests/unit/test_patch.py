@@ -331,7 +331,7 @@ def test_subinterpreters_with_a_gil_of_their_own_stay_stock() -> None:
             stock = _thread.allocate_lock
             import tracedthread
             assert tracedthread.patch() is False
-            assert sys.stderr.getvalue().count(chr(10)) == 1, sys.stderr.getvalue()
+            assert sys.stderr.getvalue() == "", sys.stderr.getvalue()    # each would say it, and there can be many
             assert _thread.allocate_lock is stock
         ''')
         i.destroy(one)
