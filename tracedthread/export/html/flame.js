@@ -75,13 +75,13 @@ function flameGraph() {
     }
     for (const [i, x, w] of visible) {
       let fill = isLock(i) ? colours.hold : colours[SIDES[shown].colour];
-      let alpha = isLock(i) ? 1 : 0.62 + 0.38 * ((tree().frame[i] * 0.618) % 1);
+      let alpha = isLock(i) ? 1 : 0.88 + 0.12 * ((tree().frame[i] * 0.618) % 1);
       let ink = colours["held-ink"];
       if (found) {
-        alpha = found[i] ? 1 : 0.3;
-        if (found[i]) [fill, ink] = [colours.mark, "#1b1600"];
+        alpha = found[i] ? 1 : 0.22;
+        [fill, ink] = found[i] ? [colours.mark, "#1b1600"] : [fill, colours.text];
       }
-      if (above.has(i) && i !== root) alpha *= 0.55;
+      if (above.has(i) && i !== root) [alpha, ink] = [alpha * 0.4, colours.text];
       context.globalAlpha = alpha;
       context.fillStyle = fill;
       box(context, colours, x, (depth[i] + 1) * ROW, w, i, fill, ink);
