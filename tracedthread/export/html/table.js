@@ -53,12 +53,12 @@ function lockTable(zoomTo) {
 
   function update() {
     const wanted = byId("lock-filter").value.trim().toLowerCase();
-    const fitting_ = rows.filter((row) => row.haystack.includes(wanted));
-    const shown = isAll ? fitting_ : fitting_.slice(0, AT_FIRST);
+    const fits = rows.filter((row) => row.haystack.includes(wanted));
+    const shown = isAll ? fits : fits.slice(0, AT_FIRST);
     body.replaceChildren(...shown.flatMap((row) => row.elements()));
-    byId("lock-count").textContent = wanted ? `${grouped(fitting_.length)} of ${count(rows.length, "lock")}` : count(rows.length, "lock");
-    byId("lock-all").hidden = shown.length === fitting_.length;
-    byId("lock-all").textContent = `Show all ${grouped(fitting_.length)}, not only the first ${grouped(shown.length)}`;
+    byId("lock-count").textContent = wanted ? `${grouped(fits.length)} of ${count(rows.length, "lock")}` : count(rows.length, "lock");
+    byId("lock-all").hidden = shown.length === fits.length;
+    byId("lock-all").textContent = `Show all ${grouped(fits.length)}, not only the first ${grouped(shown.length)}`;
   }
 
   byId("lock-filter").addEventListener("input", update);
@@ -153,8 +153,9 @@ function side(title, rows, left, nobody) {
 function place(seconds, at, words) {
   const { name, path, line } = frame(at);
   const where = make("small", "", make("bdi", "", path ? `${path}:${line}` : "places that found no room in the recording"));
-  const words_ = make("small", "", words);
-  return make("li", "", make("b", "", duration(seconds)), make("span", "", make("bdi", "code", name), make("br", ""), where, words ? make("br", "") : "", words_));
+  const parts = [make("bdi", "code", name), make("br", ""), where];
+  if (words) parts.push(make("br", ""), make("small", "", words));
+  return make("li", "", make("b", "", duration(seconds)), make("span", "", ...parts));
 }
 
 // What waiting is made of. What is left is the share of holds that are not over, and of captures without blame.
