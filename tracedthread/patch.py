@@ -187,7 +187,11 @@ def _patch(
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
     _state.uncovered = _scan.find(_state.guard)
     if is_wrapped := _thread_start_is_wrapped(kept):
-        item = {"what": "starts of threading.Thread, which another tool has wrapped", "count": 0, "where": []}
+        item: dict[str, Any] = {
+            "what": "starts of threading.Thread, which another tool has wrapped",
+            "count": 0,
+            "where": [],
+        }
         _state.uncovered = (*_state.uncovered, item)
     if first:
         for item in _state.uncovered:
