@@ -38,6 +38,7 @@ static inline void start(tt_lock *l, enum tt_lock_type type)
 
 static inline void end(tt_lock *l)
 {
+    if (__builtin_expect(l->word != 0, 0)) tt_lock_dispose(l);
     if (l->site >= TT_SITE_OTHER) tt_the_segment.stats[l->site].destroyed++;
 }
 
@@ -55,7 +56,7 @@ PyObject *tt_py_lock_of_site(uint32_t site)
 void tt_py_lock_set_free(PyObject *lock)
 {
     tt_lock *l = &((lockobject *)lock)->lock;
-    if (tt_lock_held(l)) tt_lock_release(l);
+    if (tt_lock_held(l)) tt_lock_release(l, 0);
 }
 
 static PyObject *lock_create(PyTypeObject *type)
@@ -135,12 +136,13 @@ static PyObject *lock_acquire_lock(lockobject *self, PyObject *const *args, Py_s
 
 SLOW PyObject *lock_release_slow(lockobject *self)
 {
+    uint32_t stack = tt_py_release_stack(&self->lock);
     if (!tt_lock_held(&self->lock)) {
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return NULL;
     }
     tt_hold_end(&self->lock);
-    tt_lock_release(&self->lock);
+    tt_lock_release(&self->lock, stack);
     Py_RETURN_NONE;
 }
 
@@ -250,10 +252,11 @@ static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssiz
 
 static inline void rlock_free(rlockobject *self)
 {
+    uint32_t stack = __builtin_expect(self->lock.word != TT_HELD, 0) ? tt_py_release_stack(&self->lock) : 0;
     tt_hold_end(&self->lock);
     self->owner = 0;
     self->count = 0;
-    tt_lock_release(&self->lock);
+    tt_lock_release(&self->lock, stack);
 }
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))

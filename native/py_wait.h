@@ -8,6 +8,10 @@
 // `interruptible`. Returns 1 when obtained, 0 when not, -1 with the exception a handler raised.
 int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible);
 
+// Where `l` is about to be released, if that is worth knowing; for tt_lock_release. Look at no state of `l` before: this
+// can run Python code after all (3.11 collects garbage).
+uint32_t tt_py_release_stack(tt_lock *l);
+
 // When a wait that begins now ends, on CLOCK_MONOTONIC. -1: never.
 int64_t tt_py_deadline(int64_t timeout_ns);
 
