@@ -201,6 +201,7 @@ static PyTypeObject *make_type(void)
 // Marks the handle as started, so that nobody else starts it meanwhile, and starts it.
 static int start(tt_handle *h, PyObject *function, bool daemon)
 {
+    if (tt_pythread_refuse_at_exit(PyInterpreterState_Get()) < 0) return -1;
     if (h->state != TT_HANDLE_NOT_STARTED) {
         PyErr_SetString(PyExc_RuntimeError, "thread already started");
         return -1;
@@ -262,12 +263,14 @@ static PyObject *shutdown(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignor
             int r = join(h, -1);
             tt_handle_unref(h);
             if (r < 0) {
-#if PY_VERSION_HEX < 0x030F0000
-                PyErr_FormatUnraisable("Exception ignored while joining a thread in _thread._shutdown()");
-                Py_RETURN_NONE;
-#else
+#if PY_VERSION_HEX >= 0x030F0000
                 return NULL;
+#elif PY_VERSION_HEX >= 0x030E0000
+                PyErr_FormatUnraisable("Exception ignored while joining a thread in _thread._shutdown()");
+#else
+                PyErr_WriteUnraisable(NULL);
 #endif
+                Py_RETURN_NONE;
             }
         }
         PyObject *result = PyObject_CallNoArgs(stock_shutdown);

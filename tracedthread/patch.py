@@ -186,12 +186,24 @@ def _patch(
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
     _state.uncovered = _scan.find(_state.guard)
+    if is_wrapped := _thread_start_is_wrapped(kept):
+        item: dict[str, Any] = {
+            "what": "starts of threading.Thread, which another tool has wrapped",
+            "count": 0,
+            "where": [],
+        }
+        _state.uncovered = (*_state.uncovered, item)
     if first:
         for item in _state.uncovered:
             core.note(item["what"], item["count"], item["where"])
 
+    left_out = drop_in._FAMILY if is_wrapped else ()
+    ours = {
+        name: getattr(core.types, kind)
+        for name, kind in drop_in._OURS.items()
+        if hasattr(originals, name) and name not in left_out
+    }
     # The import system keeps the originals: its locks are not the program's.
-    ours = {name: getattr(core.types, kind) for name, kind in drop_in._OURS.items() if hasattr(originals, name)}
     bootstrap._thread = originals
     _state.pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
     _state.kept = ()
@@ -202,6 +214,19 @@ def _patch(
         setattr(stock, name, value)
     _rebind.rebind(_state.pairs)
     _green.watch(_step_aside)
+
+
+def _thread_start_is_wrapped(kept: set[int]) -> bool:
+    """
+    Whether `threading` starts its threads by something that is neither stock nor ours (a debugger's, since 3.13).
+
+    It will call the stock function, which knows no other handles than stock ones.
+    """
+    from . import _rebind
+
+    stock_start = getattr(originals, "start_joinable_thread", None)
+    start = _rebind.namespace_of(sys.modules.get("threading")).get("_start_joinable_thread", stock_start)
+    return start is not stock_start and id(start) not in kept
 
 
 def _unpatch() -> bool:

@@ -112,11 +112,11 @@ def test_suffix_of_the_output_is_used_unless_a_format_is_given(recording: Path, 
 
 
 @pytest.mark.parametrize("form", [name for name, form in FORMATS.items() if not form.has_sides])
-def test_waits_is_refused_where_both_sides_are_shown(
+def test_waits_is_refused_where_there_is_no_choice(
     form: str, recording: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(recording, "--format", form, "--waits") == 2
-    assert capsys.readouterr() == ("", f"tracedthread: --waits: {form} shows both sides\n")
+    assert capsys.readouterr() == ("", "tracedthread: --waits: only for collapsed and pprof\n")
 
 
 @pytest.mark.parametrize("form", [name for name, form in FORMATS.items() if form.is_binary])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 
+_ONE_SIDED = [name for name, form in FORMATS.items() if form.has_sides]
+
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
@@ -31,14 +33,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a recording, as made by `tracedthread run -o FILE`")
     parser.add_argument(
-        "-f", "--format", choices=list(FORMATS), help="default: what OUT ends in (.json, .pb.gz, …), else text"
+        "-f", "--format", choices=list(FORMATS), help="default: what OUT ends in (.html, .pb.gz, …), else text"
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="write to OUT instead of the standard output")
     parser.add_argument(
         "--waits",
         action="store_true",
-        help="who waited instead of who made them wait, in forms that show one side: "
-        + ", ".join(name for name, form in FORMATS.items() if form.has_sides),
+        help=f"who waited instead of who made them wait, in {' and '.join(_ONE_SIDED)}",
     )
     parser.add_argument(
         "--threads",
@@ -69,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     form = args.format or (args.output and form_of(args.output)) or "text"
     if args.waits and not FORMATS[form].has_sides:
-        return _refuse("--waits", f"{form} shows both sides")
+        return _refuse("--waits", f"only for {' and '.join(_ONE_SIDED)}")
     if args.output is None and FORMATS[form].is_binary and sys.stdout.isatty():
         return _refuse("standard output", f"is a terminal, and {form} is binary; -o OUT writes it to a file")
     try:

@@ -36,7 +36,6 @@ function flameGraph() {
   let shown = trees[0].size || !trees[1].size ? 0 : 1;
   let root = -1; // the node that is as wide as the graph; -1: everything
   let current = -1; // the node that the keyboard is at
-  let hovered = -1;
   let found = null; // by node, whether it was searched for
   const draw = lazily(drawNow);
 
@@ -75,13 +74,13 @@ function flameGraph() {
     }
     for (const [i, x, w] of visible) {
       let fill = isLock(i) ? colours.hold : colours[SIDES[shown].colour];
-      let alpha = isLock(i) ? 1 : 0.62 + 0.38 * ((tree().frame[i] * 0.618) % 1);
+      let alpha = isLock(i) ? 1 : 0.88 + 0.12 * ((tree().frame[i] * 0.618) % 1);
       let ink = colours["held-ink"];
       if (found) {
-        alpha = found[i] ? 1 : 0.3;
-        if (found[i]) [fill, ink] = [colours.mark, "#1b1600"];
+        alpha = found[i] ? 1 : 0.22;
+        [fill, ink] = found[i] ? [colours.mark, "#1b1600"] : [fill, colours.text];
       }
-      if (above.has(i) && i !== root) alpha *= 0.55;
+      if (above.has(i) && i !== root) [alpha, ink] = [alpha * 0.4, colours.text];
       context.globalAlpha = alpha;
       context.fillStyle = fill;
       box(context, colours, x, (depth[i] + 1) * ROW, w, i, fill, ink);
@@ -167,17 +166,18 @@ function flameGraph() {
         if (found[i] && !inside) sum += ns[i];
       }
     }
-    byId("flame-found").textContent = wanted ? `${count(times, "match").replace("matchs", "matches")}, ${percent(sum, total)} of the time` : "";
+    const matches = times ? `${grouped(times)} ${times === 1 ? "match" : "matches"}, ${percent(sum, total)} of the time` : "no match";
+    byId("flame-found").textContent = wanted ? matches : "";
     draw();
   }
 
   function at(event) {
-    const box_ = canvas.getBoundingClientRect();
-    const row = Math.floor((event.clientY - box_.top) / ROW) - 1;
+    const bounds = canvas.getBoundingClientRect();
+    const row = Math.floor((event.clientY - bounds.top) / ROW) - 1;
     if (row < 0) return -1;
     const { size, depth, start, ns } = tree();
     const inRoot = root >= 0 && row <= depth[root];
-    const ticks = (root < 0 ? 0 : start[root]) + ((event.clientX - box_.left) / box_.width) * nsOf(root);
+    const ticks = (root < 0 ? 0 : start[root]) + ((event.clientX - bounds.left) / bounds.width) * nsOf(root);
     for (let i = 0; i < size; i++) {
       if (depth[i] !== row) continue;
       if (inRoot ? isAncestor(i, root) : ticks >= start[i] && ticks < start[i] + ns[i]) return i;
@@ -217,7 +217,7 @@ function flameGraph() {
     if (node !== null) zoom(node);
   });
   canvas.addEventListener("mousemove", (event) => {
-    hovered = at(event);
+    const hovered = at(event);
     canvas.style.cursor = hovered === null ? "" : "pointer";
     showTip(event, hovered === null ? "" : describe(hovered));
   });
@@ -239,8 +239,8 @@ function flameGraph() {
   show(shown);
 
   // Shows one lock on one side.
-  return (side_, name) => {
-    show(side_);
+  return (side, name) => {
+    show(side);
     const { size, frame: frames } = tree();
     for (let i = 0; i < size; i++) if (isLock(i) && frame(frames[i]).name === name) zoom(i);
     byId("flames").scrollIntoView();

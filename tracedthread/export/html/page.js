@@ -11,7 +11,8 @@ function cards() {
     [duration(totals.idle_s), "idle, waiting for work"],
   ];
   byId("cards").append(...rows.map(([value, label]) => make("div", "", make("b", "", value), make("span", "", label))));
-  byId("lasted").textContent = ` · ${byId("findings") && document.querySelector(".state").textContent === "killed" ? "at least " : ""}${duration(data.duration)}`;
+  const isKilled = document.querySelector(".state").dataset.state === "killed"; // then this is its last sign of life
+  byId("lasted").textContent = ` · ${isKilled ? "at least " : ""}${duration(data.duration)}`;
   const parts = shares(totals.wait_s, totals.blame_s, totals.gil_s, totals.handoff_s, totals.own_gil_s);
   if (!parts.length) return;
   const strip = make("div", "strip");

@@ -20,10 +20,14 @@ const COLUMNS = [
   { title: "held max", ...time(HOLD_MAX) },
 ];
 
+// Rows that are shown at first: more take longer to lay out than to read.
+const AT_FIRST = 200;
+
 function lockTable(zoomTo) {
   const table = byId("lock-table");
   const rows = data.locks.map((lock) => lockRow(lock, zoomTo));
   const body = make("tbody", "");
+  let isAll = false;
   const heads = [{ title: "lock" }, ...COLUMNS].map((column, index) => {
     const button = make("button", "", column.title);
     button.type = "button";
@@ -43,60 +47,70 @@ function lockTable(zoomTo) {
     const value = index ? (row) => COLUMNS[index - 1].value(row.lock.numbers) : (row) => row.name.toLowerCase();
     const keyed = rows.map((row) => [value(row), row]);
     keyed.sort(([a], [b]) => sign * (a < b ? -1 : a > b ? 1 : 0));
-    body.replaceChildren(...keyed.flatMap(([, row]) => row.elements()));
+    keyed.forEach(([, row], at) => (rows[at] = row));
+    update();
   }
 
-  function filter() {
+  function update() {
     const wanted = byId("lock-filter").value.trim().toLowerCase();
-    const shown = rows.filter((row) => row.show(row.haystack.includes(wanted)));
-    byId("lock-count").textContent = wanted ? `${grouped(shown.length)} of ${count(rows.length, "lock")}` : count(rows.length, "lock");
+    const fits = rows.filter((row) => row.haystack.includes(wanted));
+    const shown = isAll ? fits : fits.slice(0, AT_FIRST);
+    body.replaceChildren(...shown.flatMap((row) => row.elements()));
+    byId("lock-count").textContent = wanted ? `${grouped(fits.length)} of ${count(rows.length, "lock")}` : count(rows.length, "lock");
+    byId("lock-all").hidden = shown.length === fits.length;
+    byId("lock-all").textContent = `Show all ${grouped(fits.length)}, not only the first ${grouped(shown.length)}`;
   }
 
-  byId("lock-filter").addEventListener("input", filter);
+  byId("lock-filter").addEventListener("input", update);
+  byId("lock-all").addEventListener("click", () => {
+    isAll = true;
+    update();
+  });
   sort(COLUMNS.findIndex((column) => column.title === "wait") + 1);
-  filter();
 }
 
+// A row whose elements are made when it is shown first.
 function lockRow(lock, zoomTo) {
-  const { numbers } = lock;
   const name = text(lock.name);
   const created = frame(lock.created);
-  const toggle = make("button", "", make("bdi", "", name));
-  toggle.type = "button";
-  toggle.setAttribute("aria-expanded", "false");
-  const many = numbers[CREATED] > 1 ? ` ×${grouped(numbers[CREATED])}` : "";
-  const kind = lock.type === "rlock" ? " · RLock" : "";
-  const place = make("small", "", make("bdi", "", created.place ? frameText(lock.created) : ""), many + kind);
-  const first = make("td", "name", toggle, place);
-  const cells = COLUMNS.map((column) => {
-    const cell = make("td", column.value(numbers) ? "" : "zero", column.show(numbers));
-    if (column.title === "wait" && numbers[WAIT]) {
-      const meter = make("div", "meter");
-      meter.style.width = `${Math.max(1, (100 * numbers[WAIT]) / data.totals.wait_s)}%`;
-      cell.append(meter);
-    }
-    return cell;
-  });
-  const element = make("tr", "lock", first, ...cells);
+  let element = null;
   let more = null;
   let isOpen = false;
-  toggle.addEventListener("click", () => {
-    isOpen = !isOpen;
-    toggle.setAttribute("aria-expanded", String(isOpen));
-    if (isOpen) {
+
+  function build() {
+    const { numbers } = lock;
+    const toggle = make("button", "", make("bdi", "", name));
+    toggle.type = "button";
+    toggle.setAttribute("aria-expanded", "false");
+    toggle.addEventListener("click", () => {
+      isOpen = !isOpen;
+      toggle.setAttribute("aria-expanded", String(isOpen));
       more = more || lockDetails(lock, zoomTo);
-      element.after(more);
-    } else more.remove();
-  });
+      if (isOpen) element.after(more);
+      else more.remove();
+    });
+    const many = numbers[CREATED] > 1 ? ` ×${grouped(numbers[CREATED])}` : "";
+    const kind = lock.type === "rlock" ? " · RLock" : "";
+    const where = make("small", "", make("bdi", "", created.place ? frameText(lock.created) : ""), many + kind);
+    const cells = COLUMNS.map((column) => {
+      const cell = make("td", column.value(numbers) ? "" : "zero", column.show(numbers));
+      if (column.title === "wait" && numbers[WAIT]) {
+        const meter = make("div", "meter");
+        meter.style.width = `${Math.max(1, (100 * numbers[WAIT]) / data.totals.wait_s)}%`;
+        cell.append(meter);
+      }
+      return cell;
+    });
+    return make("tr", "lock", make("td", "name", toggle, where), ...cells);
+  }
+
   return {
     lock,
     name,
     haystack: `${name} ${created.name} ${created.path}:${created.line}`.toLowerCase(),
-    elements: () => (isOpen ? [element, more] : [element]),
-    show(isShown) {
-      element.hidden = !isShown;
-      if (more) more.hidden = !isShown;
-      return isShown;
+    elements() {
+      element = element || build();
+      return isOpen ? [element, more] : [element];
     },
   };
 }
@@ -139,8 +153,9 @@ function side(title, rows, left, nobody) {
 function place(seconds, at, words) {
   const { name, path, line } = frame(at);
   const where = make("small", "", make("bdi", "", path ? `${path}:${line}` : "places that found no room in the recording"));
-  const words_ = make("small", "", words);
-  return make("li", "", make("b", "", duration(seconds)), make("span", "", make("bdi", "code", name), make("br", ""), where, words ? make("br", "") : "", words_));
+  const parts = [make("bdi", "code", name), make("br", ""), where];
+  if (words) parts.push(make("br", ""), make("small", "", words));
+  return make("li", "", make("b", "", duration(seconds)), make("span", "", ...parts));
 }
 
 // What waiting is made of. What is left is the share of holds that are not over, and of captures without blame.

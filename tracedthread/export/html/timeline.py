@@ -5,13 +5,13 @@ The timeline: threads with their slow waits, one by one as far as there is room,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from tracedthread.events import EventRow
 from tracedthread.export.holds import Hold, holds, obtained_ticks
-from tracedthread.layout import CONTENTION_KINDS, RESOURCE_KINDS
+from tracedthread.layout import CONTENTION_KINDS, KINDS, RESOURCE_KINDS
 from tracedthread.profile import Profile
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def timeline(profile: Profile, names: Names, most_events: int, most_threads: int
         empty list. `left`: events without a row, those of threads without a row among them, and threads without a row.
     """
     events = profile.events
-    kept = list(events) if len(events) <= most_events else nlargest(most_events, events, key=_weight)
-    kept.sort(key=lambda event: event.start_ticks)
+    weights = [_BIAS[event.kind] + event.end_ticks - event.start_ticks for event in events]
+    chosen = set(nlargest(most_events, range(len(events)), key=weights.__getitem__))
+    kept = [events[index] for index in chosen]
+    kept.sort(key=lambda event: (event.start_ticks, event.sequence))
     held = holds(kept)
     shown = _threads(kept, held, most_threads)
     number_of = {key: index for index, (key, _) in enumerate(shown)}
@@ -44,8 +46,8 @@ def timeline(profile: Profile, names: Names, most_events: int, most_threads: int
     waits = [event for event in kept if _who(event) in number_of]
     bins: list[list[int]] = [[] for _ in shown]
     if len(kept) < len(events):
-        chosen = {event.sequence for event in kept}
-        bins = _bins((event for event in events if event.sequence not in chosen), profile, number_of)
+        rest = (event for index, event in enumerate(events) if index not in chosen)
+        bins = _bins(rest, profile, number_of)
     return {
         "threads": [names.text(name or "(not known any more)") for _, name in shown],
         "waits": [number for event in waits for number in page.wait(event)],
@@ -57,12 +59,12 @@ def timeline(profile: Profile, names: Names, most_events: int, most_threads: int
     }
 
 
-def _class(event: EventRow) -> int:
-    return _CONTENTION if event.kind in CONTENTION_KINDS else _RESOURCE if event.kind in RESOURCE_KINDS else _IDLE
+def _class_of(kind: str) -> int:
+    return _CONTENTION if kind in CONTENTION_KINDS else _RESOURCE if kind in RESOURCE_KINDS else _IDLE
 
 
-def _weight(event: EventRow) -> tuple[int, int]:
-    return _class(event), event.end_ticks - event.start_ticks
+_CLASS = {kind: _class_of(kind) for kind in KINDS}
+_BIAS = {kind: number << 64 for kind, number in _CLASS.items()}  # more than any time
 
 
 def _who(event: EventRow) -> Hashable:
@@ -81,7 +83,7 @@ def _threads(events: list[EventRow], held: list[Hold], most: int) -> list[tuple[
     weights: Counter[Hashable] = Counter()
     for event in events:
         # Idle waiting only tells apart those without any contention.
-        weights[_who(event)] += (event.end_ticks - event.start_ticks) << (40 if _class(event) != _IDLE else 0)
+        weights[_who(event)] += (event.end_ticks - event.start_ticks) << (40 if _CLASS[event.kind] != _IDLE else 0)
     for hold in held:
         weights[hold.thread] += (hold.end_ticks - hold.start_ticks) << 40
     keys = sorted(everybody, key=lambda key: (-weights[key], everybody[key], str(key)))
@@ -113,7 +115,7 @@ class _Page:
             self.number_of[_who(event)],
             *self.span(event.start_ticks, event.end_ticks),
             round(event.own_gil_ticks * self.us),
-            _class(event),
+            _CLASS[event.kind],
             self.names.text(event.kind),
             self.names.text(event.lock or "(unnamed)"),
             self.names.text(event.outcome),
@@ -133,7 +135,7 @@ class _Page:
         )
 
 
-def _bins(events: Any, profile: Profile, number_of: dict[Hashable, int]) -> list[list[int]]:
+def _bins(events: Iterable[EventRow], profile: Profile, number_of: dict[Hashable, int]) -> list[list[int]]:
     width = max(1, -(-profile.process.duration_ticks // BINS))
     filled: list[list[int]] = [[] for _ in number_of]
     for event in events:
