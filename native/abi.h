@@ -20,7 +20,8 @@ const void *tt_capture_base(void);
 uint64_t tt_capture_size(void);
 uint64_t tt_capture_size_for(const tt_sizes *sizes);
 
-// Starts or stops counting. Locks work either way. Waits and holds in progress at a change are not counted.
+// Starts or stops counting. Locks work either way. Holds in progress at a change are not counted, and of waits only
+// what somebody has been blamed for already.
 void tt_recording_set(int on);
 int tt_recording_get(void);
 

@@ -124,8 +124,8 @@ typedef struct tt_site_stats {
     uint64_t wait_ticks;
     uint64_t wait_max_ticks;
     uint64_t own_gil_ticks;     // part of wait_ticks: lock free for this waiter, GIL not
-    uint64_t gil_ticks;         // others waited because the owner waited for the GIL (not stamped yet: 0)
-    uint64_t handoff_ticks;     // waiters, but no owner (not stamped yet: 0)
+    uint64_t gil_ticks;         // others waited because whose turn it was waited for the GIL
+    uint64_t handoff_ticks;     // nobody had the lock, and whose turn it was still slept
     uint64_t waiters;           // waiting now
     uint64_t pending_hold;      // 2 * ticks + 1 of the newest hold, not yet in the hold_* fields; top bit: 0 ticks; 0: none
     uint64_t hold_histogram[304];   // TT_HISTOGRAM_BUCKETS
