@@ -11,8 +11,20 @@ from typing import Any, Protocol, TypeVar
 
 from tracedthread import layout
 from tracedthread.capture import Capture, Frame
+from tracedthread.events import EventRow, events_since, read_events
 from tracedthread.histogram import Histogram
-from tracedthread.rows import NOWHERE, OTHER, LockRow, Stats, ThreadRow, Uncovered, WaitRow, seconds
+from tracedthread.rows import (
+    NOWHERE,
+    OTHER,
+    BlameRow,
+    LockRow,
+    Stats,
+    ThreadRow,
+    Uncovered,
+    WaitRow,
+    fingerprint,
+    seconds,
+)
 
 SCHEMA = "tracedthread.report/1"
 
@@ -73,6 +85,7 @@ class Profile:
         resources: Waiting for a permit or for room.
         uncovered: Locks that are not recorded.
         lost: Records that found no room, by section of the capture.
+        events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
     """
 
     process: Process
@@ -82,6 +95,7 @@ class Profile:
     threads: tuple[ThreadRow, ...]
     uncovered: tuple[Uncovered, ...]
     lost: Mapping[str, int]
+    events: tuple[EventRow, ...] = ()
 
     @classmethod
     def from_capture(cls, capture: Capture) -> Profile:
@@ -111,6 +125,7 @@ class Profile:
             threads=_sorted_threads(_read_threads(capture)),
             uncovered=tuple(_read_uncovered(capture)),
             lost=capture.lost,
+            events=read_events(capture),
         )
 
     @property
@@ -120,6 +135,11 @@ class Profile:
         for lock in self.locks:
             result += lock.stats
         return result
+
+    @property
+    def blame_s(self) -> float:
+        """Time that threads waited because others held a lock."""
+        return seconds(sum(row.blame_ticks for lock in self.locks for row in lock.blame), self.process.tick_s)
 
     @property
     def idle_s(self) -> float:
@@ -143,7 +163,7 @@ class Profile:
                 "timeouts": totals.timeouts,
                 "wait_s": seconds(totals.wait_ticks, tick_s),
                 "own_gil_s": seconds(totals.own_gil_ticks, tick_s),
-                "blame_s": 0.0,
+                "blame_s": self.blame_s,
                 "gil_s": seconds(totals.gil_ticks, tick_s),
                 "handoff_s": seconds(totals.handoff_ticks, tick_s),
                 "hold_s": seconds(totals.hold_ticks, tick_s),
@@ -153,7 +173,7 @@ class Profile:
             },
             "locks": [row.to_dict() for row in self.locks],
             "idle": [row.to_dict() for row in self.idle],
-            "resources": [{**row.to_dict(), "waker": ""} for row in self.resources],
+            "resources": [{**row.to_dict(), "waker": row.waker} for row in self.resources],
             "threads": [row.to_dict() for row in self.threads],
             "uncovered": [row.to_dict() for row in self.uncovered],
         }
@@ -187,6 +207,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         threads=_sorted_threads(_subtract_threads(after.threads, before)),
         uncovered=after.uncovered,
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
+        events=events_since(after.events, before.events, elapsed),
     )
 
 
@@ -214,6 +235,7 @@ def _read_rows(capture: Capture) -> tuple[list[LockRow], list[WaitRow], list[Wai
             timeouts=cell.timeouts,
             interrupted=cell.interrupted,
             tick_s=tick_s,
+            waker=_innermost(capture, cell.waker),
         )
         if kind not in layout.CONTENTION_KINDS:
             (resources if kind in layout.RESOURCE_KINDS else idle).append(row)
@@ -221,14 +243,68 @@ def _read_rows(capture: Capture) -> tuple[list[LockRow], list[WaitRow], list[Wai
             has_other = True  # which locks these were for is what is missing of their sites' sums
         else:
             contention.setdefault(cell.site, []).append(row)
+    blame, other_blame = _read_blame(capture, sites)
     rows = []
     for index, (lock, stats) in enumerate(zip(sites, capture.stats())):
         if index in (layout.SITE_UNRECORDED, layout.SITE_WAITER):
             continue
-        used = replace(lock, stats=_stats(stats, capture.header.ns_per_tick), waits=tuple(contention.get(index, ())))
-        if used.stats or used.waits:
+        used = replace(
+            lock,
+            stats=_stats(stats, capture.header.ns_per_tick),
+            waits=tuple(contention.get(index, ())),
+            blame=tuple(blame.get(index, ())),
+        )
+        if used.stats or used.waits or used.blame:
             rows.append(_with_other_waits(used) if has_other else used)
-    return _merge_locks(rows), _merge_waits(idle), _merge_waits(resources)
+    return _merge_locks(_with_other_blame(rows, other_blame)), _merge_waits(idle), _merge_waits(resources)
+
+
+def _innermost(capture: Capture, stack: int) -> str:
+    return str(capture.stack(stack)[0]) if stack else ""
+
+
+def _read_blame(capture: Capture, sites: list[LockRow]) -> tuple[dict[int, list[BlameRow]], layout.BlameRecord | None]:
+    """The rows by site, and the `(other)` cell if anything is in it."""
+    rows: dict[int, list[BlameRow]] = {}
+    other = None
+    for index, cell in enumerate(capture.blame()):
+        if not cell.holds and not cell.blame_ticks:
+            continue
+        if index == 0:
+            other = cell
+            continue
+        row = BlameRow(
+            lock=sites[cell.site].name,
+            stack=capture.stack(cell.stack),
+            holds=cell.holds,
+            blame_ticks=cell.blame_ticks,
+            max_ticks=cell.max_ticks,
+            waiters=cell.waiters,
+            tick_s=capture.tick_s,
+        )
+        rows.setdefault(cell.site, []).append(row)
+    return rows, other
+
+
+def _with_other_blame(locks: list[LockRow], other: layout.BlameRecord | None) -> list[LockRow]:
+    """
+    Gives back to the locks what found no room: to each what its blame lacks of its sums, as far as the cell goes.
+
+    What also lacks is the share of holds that are not over, so with waits in progress the cell may be spread wrongly.
+    """
+    left = other.blame_ticks if other else 0
+    result = []
+    for lock in locks:
+        stats = lock.stats
+        accounted = stats.own_gil_ticks + stats.gil_ticks + stats.handoff_ticks
+        missing = stats.wait_ticks - accounted - sum(row.blame_ticks for row in lock.blame)
+        if other and min(missing, left) > 0:
+            ticks = min(missing, left)
+            left -= ticks
+            row = BlameRow(lock.name, (), 0, ticks, min(ticks, other.max_ticks), 0, lock.tick_s)
+            lock = replace(lock, blame=(*lock.blame, row))
+        result.append(lock)
+    return result
 
 
 def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
@@ -250,7 +326,9 @@ def _lock_row(capture: Capture, index: int, site: layout.SiteRecord) -> LockRow:
     name = capture.string(site.name)
     if index < layout.SITE_FIRST:
         name, created = (OTHER, NOWHERE) if index == layout.SITE_OTHER else ("", created)
-    return LockRow(name, layout.LOCK_TYPES[site.type], created, Stats(), (), capture.tick_s)
+    lock_type = layout.LOCK_TYPES[site.type]
+    mark = f"{site.fingerprint:016x}" if site.fingerprint else fingerprint(lock_type, name, created)
+    return LockRow(name, lock_type, created, Stats(), (), capture.tick_s, fingerprint=mark)
 
 
 def _with_other_waits(lock: LockRow) -> LockRow:
@@ -336,14 +414,30 @@ def _merge_waits(rows: Iterable[WaitRow]) -> list[WaitRow]:
 
 def _merge_locks(rows: Iterable[LockRow]) -> list[LockRow]:
     # A line that is run again from new code (a reloaded module, exec) is a new site, but the same place.
-    merged = _merge(rows, lambda one, two: replace(one, stats=one.stats + two.stats, waits=one.waits + two.waits))
-    return [replace(row, waits=_sorted_waits(_merge_waits(row.waits))) for row in merged]
+    merged = _merge(
+        rows,
+        lambda one, two: replace(
+            one, stats=one.stats + two.stats, waits=one.waits + two.waits, blame=one.blame + two.blame
+        ),
+    )
+    return [
+        replace(
+            row, waits=_sorted_waits(_merge_waits(row.waits)), blame=_sorted_blame(_merge(row.blame, BlameRow.__add__))
+        )
+        for row in merged
+    ]
 
 
 def _subtract_waits(after: Iterable[WaitRow], before: Iterable[WaitRow]) -> list[WaitRow]:
     known = {row.key: row for row in before}
     rows = [row.since(known[row.key]) if row.key in known else row for row in after]
     return [row for row in rows if row.count]
+
+
+def _subtract_blame(after: Iterable[BlameRow], before: Iterable[BlameRow]) -> list[BlameRow]:
+    known = {row.key: row for row in before}
+    rows = [row.since(known[row.key]) if row.key in known else row for row in after]
+    return [row for row in rows if row.holds or row.blame_ticks]
 
 
 def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s: float) -> list[LockRow]:
@@ -353,7 +447,8 @@ def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s:
         if row.key in known:
             old = known[row.key]
             waits = _sorted_waits(_subtract_waits(row.waits, old.waits))
-            row = replace(row, stats=row.stats.since(old.stats, tick_s), waits=waits)
+            blame = _sorted_blame(_subtract_blame(row.blame, old.blame))
+            row = replace(row, stats=row.stats.since(old.stats, tick_s), waits=waits, blame=blame)
         if row.stats:
             rows.append(row)
     return rows
@@ -386,6 +481,10 @@ def _sorted_locks(rows: Iterable[LockRow]) -> tuple[LockRow, ...]:
 
 def _sorted_waits(rows: Iterable[WaitRow]) -> tuple[WaitRow, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.wait_ticks, -row.count, row.kind, row.stack)))
+
+
+def _sorted_blame(rows: Iterable[BlameRow]) -> tuple[BlameRow, ...]:
+    return tuple(sorted(rows, key=lambda row: (-row.blame_ticks, -row.holds, row.stack)))
 
 
 def _sorted_threads(rows: Iterable[ThreadRow]) -> tuple[ThreadRow, ...]:

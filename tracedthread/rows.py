@@ -6,6 +6,7 @@ Times are kept in clock ticks, so that sums and differences are exact; `tick_s` 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +48,16 @@ def max_since(after: int, before: int, bound: float) -> int:
         bound: What came after the moment is known not to exceed this.
     """
     return after if after > before else int(min(after, bound))
+
+
+def fingerprint(lock_type: str, name: str, created: Frame) -> str:
+    """
+    What tells a lock from others in every run and version of a program, for captures that do not say it themselves.
+
+    Without the line, which every edit above it moves, and without the folder, which depends on the machine.
+    """
+    identity = "\0".join((lock_type, name, created.function, created.file))
+    return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class WaitRow:
         kind: As in `layout.KINDS`.
         lock: Name of the lock; of the Condition's own lock for waits on a condition; empty if not known.
         stack: The waiter's, innermost first.
+        waker: Where the newest of these waits was ended, as in `worker app.py:12`; empty if that is not known.
     """
 
     kind: str
@@ -128,6 +140,7 @@ class WaitRow:
     timeouts: int
     interrupted: int
     tick_s: float
+    waker: str = ""
 
     @property
     def key(self) -> Hashable:
@@ -163,6 +176,7 @@ class WaitRow:
             max_ticks=max(self.max_ticks, other.max_ticks),
             timeouts=self.timeouts + other.timeouts,
             interrupted=self.interrupted + other.interrupted,
+            waker=self.waker or other.waker,
         )
 
     def since(self, before: WaitRow) -> WaitRow:
@@ -197,6 +211,83 @@ class WaitRow:
 
 
 @dataclass(frozen=True)
+class BlameRow:
+    """
+    Holds that made others wait, by where they were released.
+
+    Args:
+        lock: Name of the lock.
+        stack: The holder's when it released, innermost first; empty for holds that no longer fitted their section.
+        holds: Those that made somebody wait. Not known, and 0, without a stack.
+        blame_ticks: The waiting they caused, summed over the waiters.
+        max_ticks: Caused by one hold.
+        waiters: Threads that waited when such a hold ended, summed over the holds. Not known, and 0, without a stack.
+    """
+
+    lock: str
+    stack: tuple[Frame, ...]
+    holds: int
+    blame_ticks: int
+    max_ticks: int
+    waiters: int
+    tick_s: float
+
+    @property
+    def key(self) -> Hashable:
+        """Rows with the same key are one."""
+        return self.lock, self.stack
+
+    @property
+    def frame(self) -> Frame:
+        """Where the lock was released."""
+        return self.stack[0] if self.stack else NOWHERE
+
+    @property
+    def blame_s(self) -> float:
+        """The waiting that these holds caused."""
+        return seconds(self.blame_ticks, self.tick_s)
+
+    @property
+    def max_s(self) -> float:
+        """The waiting that one of them caused, the worst."""
+        return seconds(self.max_ticks, self.tick_s)
+
+    def __add__(self, other: BlameRow) -> BlameRow:
+        return replace(
+            self,
+            holds=self.holds + other.holds,
+            blame_ticks=self.blame_ticks + other.blame_ticks,
+            max_ticks=max(self.max_ticks, other.max_ticks),
+            waiters=self.waiters + other.waiters,
+        )
+
+    def since(self, before: BlameRow) -> BlameRow:
+        """What was charged after `before`; a maximum that did not grow is bounded by what was charged since then."""
+        blame_ticks = max(0, self.blame_ticks - before.blame_ticks)
+        return replace(
+            self,
+            holds=max(0, self.holds - before.holds),
+            blame_ticks=blame_ticks,
+            max_ticks=max_since(self.max_ticks, before.max_ticks, blame_ticks),
+            waiters=max(0, self.waiters - before.waiters),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `blame`."""
+        return {
+            "function": self.frame.function,
+            "file": self.frame.file,
+            "path": self.frame.path,
+            "line": self.frame.line,
+            "count": self.holds,
+            "blame_s": self.blame_s,
+            "max_s": self.max_s,
+            "waiters": self.waiters,
+            "stack": [str(frame) for frame in self.stack],
+        }
+
+
+@dataclass(frozen=True)
 class LockRow:
     """
     The locks created at one place under one name.
@@ -206,6 +297,8 @@ class LockRow:
         type: `lock` or `rlock`.
         created: The function and the line that create them.
         waits: Who waited for them, worst first. Waits that no longer fitted their section are one `(other)` row.
+        blame: Whose holds made them wait, worst first, with an `(other)` row likewise.
+        fingerprint: The same for the same lock of another run or version: 16 hexadecimal digits.
     """
 
     name: str
@@ -214,6 +307,8 @@ class LockRow:
     stats: Stats
     waits: tuple[WaitRow, ...]
     tick_s: float
+    blame: tuple[BlameRow, ...] = ()
+    fingerprint: str = ""
 
     @property
     def key(self) -> Hashable:
@@ -234,6 +329,21 @@ class LockRow:
     def own_gil_s(self) -> float:
         """The part of `wait_s` during which the lock was free for the waiter, but the GIL was not."""
         return seconds(self.stats.own_gil_ticks, self.tick_s)
+
+    @property
+    def blame_s(self) -> float:
+        """The part of `wait_s` that holds caused."""
+        return seconds(sum(row.blame_ticks for row in self.blame), self.tick_s)
+
+    @property
+    def gil_s(self) -> float:
+        """The part of `wait_s` during which the owner had the lock, but waited for the GIL to go on."""
+        return seconds(self.stats.gil_ticks, self.tick_s)
+
+    @property
+    def handoff_s(self) -> float:
+        """The part of `wait_s` during which nobody had the lock."""
+        return seconds(self.stats.handoff_ticks, self.tick_s)
 
     @property
     def hold_s(self) -> float:
@@ -259,6 +369,7 @@ class LockRow:
         return {
             "name": self.name,
             "type": self.type,
+            "fingerprint": self.fingerprint,
             "created": {
                 "file": self.created.file,
                 "path": self.created.path,
@@ -281,10 +392,11 @@ class LockRow:
             "hold_max_s": self.hold_max_s,
             "hold_p50_s": self.hold_quantile_s(0.5),
             "hold_p99_s": self.hold_quantile_s(0.99),
-            "gil_s": seconds(stats.gil_ticks, self.tick_s),
-            "handoff_s": seconds(stats.handoff_ticks, self.tick_s),
+            "blame_s": self.blame_s,
+            "gil_s": self.gil_s,
+            "handoff_s": self.handoff_s,
             "waits": [wait.to_dict() for wait in self.waits],
-            "blame": [],
+            "blame": [row.to_dict() for row in self.blame],
         }
 
 

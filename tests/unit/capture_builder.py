@@ -14,10 +14,11 @@ FIRST_TICKS = 1_000_000_007
 FIRST_MONOTONIC_NS = 5_000 * SECOND
 FIRST_WALL_NS = 1_795_363_200_123_456_789  # 2026-11-22T16:00:00.123456789Z
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES = range(9)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME = range(10)
 KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
 BUCKETS = 304
-RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]
+RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]  # of the first version, without blame
+GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 208, 80, 1, 40]
 FIXED_SITES = 3
 
 Place = tuple[str, str, int]  # function, path, line
@@ -62,9 +63,12 @@ class CaptureBuilder:
     Args:
         spare: Records (bytes for strings) of free room in each section.
         duration_ns: Between the two anchors.
+        grown: With the fields and sections that the first version did not have: blame, wakers, holders, fingerprints.
     """
 
-    def __init__(self, *, duration_ns: int = 10 * SECOND, spare: int = 4, state: int = 2, pid: int = 71) -> None:
+    def __init__(
+        self, *, duration_ns: int = 10 * SECOND, spare: int = 4, state: int = 2, pid: int = 71, grown: bool = False
+    ) -> None:
         self.duration_ns = duration_ns
         self.spare = spare
         self.state = state
@@ -74,16 +78,19 @@ class CaptureBuilder:
         self.python = b"3.13.0"
         self.abi = 1
         self.ns_per_tick = 2**32 // TICKS_PER_NS
-        self.record_sizes = list(RECORD_SIZES)
-        self.lost = [0] * 9
+        self.record_sizes = list(GROWN_RECORD_SIZES if grown else RECORD_SIZES)
+        self.lost = [0] * len(self.record_sizes)
         self.strings = bytearray(4)
         self.known_strings: dict[bytes, int] = {b"": 0}
         self.frames = [(0, 0, 0, 0)]
         self.stacks = [(0, 0)]
-        self.sites = [(0, 0, 0, 0, 0, 0)] * FIXED_SITES
+        self.sites = [(0, 0, 0, 0, 0, 0, 0)] * FIXED_SITES
         self.stats = [Site(index, 0) for index in range(FIXED_SITES)]
         self.cells: dict[tuple[int, int, int, bool], list[int]] = {(0, 0, k, True): [0] * 6 for k in range(len(KINDS))}
+        self.wakers: dict[tuple[int, int, int, bool], int] = {}
+        self.blames: dict[tuple[int, int], list[int]] = {(0, 0): [0] * 4}
         self.threads = [(0,) * 13]
+        self.thread_tails = [(0, b"")]  # generation, label
         self.events: list[bytes] = []
         self.events_written = 0
         self.event_capacity: int | None = None
@@ -115,10 +122,11 @@ class CaptureBuilder:
             node = self.stacks.index(record, 1)
         return node
 
-    def site(self, name: str, created: Place, *, lock_type: int = 0, instances: int = 1) -> Site:
+    def site(self, name: str, created: Place, *, lock_type: int = 0, instances: int = 1, fingerprint: int = 0) -> Site:
         """A new site."""
         function, path, line = created
-        self.sites.append((self.string(name), self.string(path), self.string(function), line, lock_type, 0))
+        place = (self.string(path), self.string(function), line)
+        self.sites.append((self.string(name), *place, lock_type, 0, fingerprint))
         site = Site(len(self.stats), lock_type)
         site.counters["created"] = instances
         self.stats.append(site)
@@ -132,12 +140,14 @@ class CaptureBuilder:
         *waits_ns: int,
         gil_ns: int = 0,
         timeouts: int = 0,
+        waker: Iterable[Place] = (),
         other: bool = False,
     ) -> None:
         """Waits from one stack, the GIL's part of each being `gil_ns`; `other`: no room was left for their cell."""
         number = KINDS.index(kind)
         key = (0, 0, number, True) if other else (site.id, self.stack(places), number, False)
         cell = self.cells.setdefault(key, [0] * 6)
+        self.wakers[key] = self.stack(waker)
         for ns in waits_ns:
             ticks = ns * TICKS_PER_NS
             cell[0] += 1
@@ -154,6 +164,31 @@ class CaptureBuilder:
         if kind in ("lock", "rlock"):
             site.counters["timeouts"] += timeouts
 
+    def blame(
+        self,
+        site: Site,
+        places: Iterable[Place],
+        *blames_ns: int,
+        waiters: int = 1,
+        gil_ns: int = 0,
+        handoff_ns: int = 0,
+        other: bool = False,
+    ) -> None:
+        """
+        Holds released at one place, each of which made `waiters` threads wait so long together.
+
+        `gil_ns` and `handoff_ns`, of all of them, go to the site. `other`: no room was left for their cell.
+        """
+        cell = self.blames.setdefault((0, 0) if other else (site.id, self.stack(places)), [0] * 4)
+        for ns in blames_ns:
+            ticks = ns * TICKS_PER_NS
+            cell[0] += 1
+            cell[1] += ticks
+            cell[2] = max(cell[2], ticks)
+            cell[3] += waiters
+        site.counters["gil_ticks"] += gil_ns * TICKS_PER_NS
+        site.counters["handoff_ticks"] += handoff_ns * TICKS_PER_NS
+
     def thread(
         self,
         name: str,
@@ -167,10 +202,13 @@ class CaptureBuilder:
         idle_ns: int = 0,
         resource_ns: int = 0,
         gil_ns: int = 0,
+        generation: int = 0,
+        label: str = "",
     ) -> None:
         """A thread; without `latency_ns` it was not started by us, without `end_ns` it is alive."""
         start = self.ticks(start_ns)
         number = len(self.threads)
+        self.thread_tails.append((generation, label.encode()))
         self.threads.append(
             (
                 140_000_000_000_000 + number,
@@ -189,14 +227,46 @@ class CaptureBuilder:
             )
         )
 
-    def event(self, site: Site, places: Iterable[Place], start_ns: int, end_ns: int, *, kind: str = "lock") -> None:
-        """A slow wait, into the ring."""
+    def event(
+        self,
+        site: Site,
+        places: Iterable[Place],
+        start_ns: int,
+        end_ns: int,
+        *,
+        kind: str = "lock",
+        outcome: int = 0,
+        gil_ns: int = 0,
+        lock: int = 0xABC0,
+        thread: int = 0,
+        generation: int = 0,
+        holder: int = 0,
+        holder_generation: int = 0,
+        release: Iterable[Place] = (),
+        holder_at: Iterable[Place] = (),
+    ) -> None:
+        """A slow wait, into the ring. `thread` and `holder` are counted from 1, in the order of `thread()`."""
         self.events_written += 1
-        number = KINDS.index(kind)
-        times = (self.ticks(start_ns), self.ticks(end_ns), 0)
-        self.events.append(
-            struct.pack("<4Q3I2H2Q", self.events_written, *times, site.id, self.stack(places), 0, number, 0, 0xABC0, 0)
+        record = struct.pack(
+            "<4Q3I2HQ6I",
+            self.events_written,
+            self.ticks(start_ns),
+            self.ticks(end_ns),
+            gil_ns * TICKS_PER_NS,
+            site.id,
+            self.stack(places),
+            thread,
+            KINDS.index(kind),
+            outcome,
+            lock,
+            generation,
+            holder,
+            holder_generation,
+            self.stack(release),
+            self.stack(holder_at),
+            0,
         )
+        self.events.append(record)
 
     def note(self, text: str | bytes) -> None:
         """A note, as it is."""
@@ -205,16 +275,20 @@ class CaptureBuilder:
     def sections(self) -> list[tuple[bytes, int, int]]:
         """Bytes, capacity and used of every section."""
         cells = [
-            struct.pack("<4I6Q", site, stack, kind, 0, *counters)
-            for (site, stack, kind, _), counters in self.cells.items()
+            struct.pack("<4I6Q2I", *key[:3], 0, *counters, self.wakers.get(key, 0), 0)
+            for key, counters in self.cells.items()
         ]
         records: dict[int, list[bytes]] = {
             FRAMES: [struct.pack("<4I", *frame) for frame in self.frames],
             STACKS: [struct.pack("<2I", *stack) for stack in self.stacks],
-            SITES: [struct.pack("<6I", *site) for site in self.sites],
+            SITES: [struct.pack("<6IQ", *site[:6], *(site[6:] or (0,))) for site in self.sites],
             STATS: [site.pack() for site in self.stats],
             CELLS: cells,
-            THREADS: [struct.pack("<9Q4I", *thread) for thread in self.threads],
+            THREADS: [
+                struct.pack("<9Q4IQI44x64s", *thread, 0, generation, label)
+                for thread, (generation, label) in zip(self.threads, self.thread_tails)
+            ],
+            BLAME: [struct.pack("<2I4Q", *key, *counters) for key, counters in self.blames.items()],
         }
         result = []
         for section_id, size in enumerate(self.record_sizes):
@@ -225,11 +299,14 @@ class CaptureBuilder:
                 capacity = self.event_capacity or len(self.events) + self.spare
                 ring = [b"\0" * size] * capacity
                 for index, record in enumerate(self.events):
-                    ring[index % capacity] = record.ljust(size, b"\0")
+                    ring[index % capacity] = record[:size].ljust(size, b"\0")
                 result.append((b"".join(ring), capacity, self.events_written))
             else:
                 # A newer writer's records are longer: what follows the known fields is not zero.
-                padded = [record.ljust(size, b"\xee") for record in records[section_id]]
+                known = GROWN_RECORD_SIZES[section_id]
+                padded = [
+                    record[:size].ljust(size, b"\xee" if size > known else b"\0") for record in records[section_id]
+                ]
                 spare = 0 if section_id == STATS else self.spare
                 result.append((b"".join(padded), len(padded) + spare, len(padded)))
         return result
@@ -239,7 +316,7 @@ class CaptureBuilder:
         header_size, page = 312, 64
         body = bytearray()
         table = b""
-        start = _aligned(header_size + 40 * 9, page)
+        start = _aligned(header_size + 40 * len(self.record_sizes), page)
         for section_id, (data, capacity, used) in enumerate(self.sections()):
             size = self.record_sizes[section_id]
             offset = start + len(body)
@@ -255,7 +332,7 @@ class CaptureBuilder:
             self.abi,
             header_size,
             start + len(body),
-            9,
+            len(self.record_sizes),
             self.pid,
             self.process_start,
             self.state,

@@ -43,6 +43,7 @@ def test_keys_are_those_that_are_promised() -> None:
         "locks": "name type created instances acquisitions contended timeouts failed_tries wait_s wait_max_s wait_p50_s "
         "wait_p99_s own_gil_s hold_s hold_max_s hold_p50_s hold_p99_s gil_s handoff_s waits blame",
         "created": "file line function",
+        "blame": "function file line count blame_s waiters stack",
         "waits": "kind function file line count wait_s own_gil_s max_s stack",
         "idle": "kind function file line count wait_s stack",
         "resources": "kind function file line count wait_s waker stack",
@@ -56,6 +57,7 @@ def test_keys_are_those_that_are_promised() -> None:
         "lost": REPORT["totals"]["lost"],
         "created": lock["created"],
         "waits": lock["waits"],
+        "blame": blamed().to_dict()["locks"][0]["blame"],
     }
     for name, keys in promised.items():
         part = parts[name]
@@ -156,6 +158,109 @@ def test_waits_without_a_cell_are_an_other_row_of_their_lock() -> None:
         ("(other)", 2, 8e-6, 0.8e-6),
         ("lookup", 1, 5e-6, 0.0),
     ]
+
+
+HOLDER = [("report", "/srv/jobs.py", 118), ("main", "/srv/app.py", 2)]
+OTHER_HOLDER = [("refresh", "/srv/jobs.py", 97)]
+
+
+def blamed(*, other_ns: int = 0) -> Profile:
+    """100 ms of waiting, 4 of them the waiters' own GIL, 1 the owner's, 3 between owners: 92 to blame."""
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", PLACE, fingerprint=0xABC)
+    builder.wait(site, "lock", STACK, 60 * cb.MS, 40 * cb.MS, gil_ns=2 * cb.MS)
+    builder.blame(site, HOLDER, 50 * cb.MS, 30 * cb.MS, waiters=2, gil_ns=cb.MS, handoff_ns=3 * cb.MS)
+    builder.blame(site, OTHER_HOLDER, 12 * cb.MS - other_ns)
+    if other_ns:
+        builder.blame(site, (), other_ns, other=True)
+    return profile(builder)
+
+
+def test_blame_is_by_release_stack_and_adds_up() -> None:
+    of = blamed()
+    report = of.to_dict()
+    lock = report["locks"][0]
+    assert [
+        (row["function"], row["line"], row["count"], row["blame_s"], row["max_s"], row["waiters"], row["stack"])
+        for row in lock["blame"]
+    ] == [
+        ("report", 118, 2, 0.08, 0.05, 4, ["report jobs.py:118", "main app.py:2"]),
+        ("refresh", 97, 1, 0.012, 0.012, 1, ["refresh jobs.py:97"]),
+    ]
+    assert (lock["gil_s"], lock["handoff_s"], lock["own_gil_s"]) == (0.001, 0.003, 0.004)
+    assert lock["blame_s"] + lock["gil_s"] + lock["handoff_s"] == pytest.approx(lock["wait_s"] - lock["own_gil_s"])
+    assert report["totals"]["blame_s"] == of.blame_s == of.locks[0].blame_s == 0.092
+
+
+def test_blame_without_a_cell_is_an_other_row_of_its_lock() -> None:
+    lock = blamed(other_ns=5 * cb.MS).locks[0]
+    assert [(row.frame.function, row.holds, row.blame_s) for row in lock.blame] == [
+        ("report", 2, 0.08),
+        ("refresh", 1, 0.007),
+        ("(other)", 0, 0.005),
+    ]
+    assert lock.blame_s == 0.092
+
+
+def test_hold_that_is_not_over_is_nobodys_blame_yet() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    held, full = builder.site("held", PLACE), builder.site("full", PLACE)
+    builder.wait(held, "lock", STACK, 70 * cb.MS)
+    assert profile(builder).locks[0].blame == ()
+    # Where the (other) cell is in use as well, no more than it has is given out.
+    builder.wait(full, "lock", STACK, 90 * cb.MS)
+    builder.blame(full, (), 90 * cb.MS, other=True)
+    assert profile(builder).blame_s == 0.09
+
+
+def test_capture_of_the_first_version_has_no_blame_and_no_waker() -> None:
+    report = profile(cb.example()).to_dict()
+    assert {len(lock["blame"]) for lock in report["locks"]} == {0}
+    assert {row["waker"] for row in report["resources"]} == {""}
+
+
+def test_resources_have_their_waker() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_slots", PLACE)
+    builder.wait(site, "semaphore", STACK, cb.MS, waker=OTHER_HOLDER)
+    assert profile(builder).to_dict()["resources"][0]["waker"] == "refresh jobs.py:97"
+
+
+def test_fingerprint_is_stored_or_made_from_what_a_new_version_keeps() -> None:
+    assert blamed().locks[0].fingerprint == "0000000000000abc"
+    builder = cb.CaptureBuilder()
+    builder.site("_lock", ("Cache.__init__", "/srv/cache.py", 41))
+    builder.site("_lock", ("Cache.__init__", "/home/me/cache.py", 57))
+    builder.site("_lock", ("Cache.reset", "/srv/cache.py", 41))
+    builder.site("_guard", ("Cache.__init__", "/srv/cache.py", 41))
+    builder.site("_lock", ("Cache.__init__", "/srv/cache.py", 41), lock_type=1)
+    marks = [lock.fingerprint for lock in sorted(profile(builder).locks, key=lambda lock: lock.created.line)]
+    assert len(set(marks)) == 4
+    assert marks[-1] in marks[:-1]  # only moved
+    assert {len(mark) for mark in marks} == {16}
+
+
+def test_events_have_waiter_and_holder() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", PLACE)
+    builder.thread("cut off", "worker", label="request-1", wait_ns=1)
+    builder.thread("report", "report", start_ns=5, wait_ns=1, generation=3)
+    builder.event(site, STACK, cb.MS, 9 * cb.MS, gil_ns=2_000, thread=1, holder=2, holder_generation=3, release=HOLDER)
+    builder.event(site, STACK, cb.MS, 4 * cb.MS, outcome=1, thread=2, generation=2, holder=1, holder_at=HOLDER)
+    builder.event(site, STACK, cb.MS, 4 * cb.MS, kind="event", lock=0xDEF)
+    of = profile(builder)
+    first, second, third = of.events
+    keys = {thread.name: thread.key for thread in of.threads}
+    assert (first.thread, first.thread_name) == (min(keys.values(), key=str), "request-1")
+    assert (first.holder, first.holder_name) == (keys["report"], "report")
+    assert (first.lock, first.lock_id, first.kind, first.outcome) == ("_lock", 0xABC0, "lock", "acquired")
+    assert (first.start_ticks, first.wait_s, first.own_gil_s) == (cb.MS * cb.TICKS_PER_NS, 0.008, 2e-6)
+    assert [frame.function for frame in first.stack] == ["lookup", "main"]
+    assert ([frame.line for frame in first.release_stack], first.holder_stack) == ([118, 2], ())
+    # Another thread has the record now.
+    assert (second.thread, second.thread_name, second.outcome) == (None, "", "timeout")
+    assert ([frame.line for frame in second.holder_stack], second.release_stack) == ([118, 2], ())
+    assert (third.thread, third.thread_name, third.holder, third.holder_name) == (None, "(other)", None, "")
 
 
 def test_unrecorded_and_waiter_sites_are_no_rows() -> None:
@@ -264,6 +369,29 @@ def test_difference_is_exact() -> None:
         assert [(row.key, row.count, row.wait_ticks) for row in rows] == [
             (row.key, row.count, row.wait_ticks) for row in wanted
         ]
+
+
+def test_difference_of_blame_and_events() -> None:
+    builder = cb.CaptureBuilder(duration_ns=cb.SECOND, grown=True)
+    site = builder.site("_lock", PLACE)
+    site.hold(500)
+    builder.wait(site, "lock", STACK, 9 * cb.MS)
+    builder.blame(site, HOLDER, 5 * cb.MS, 3 * cb.MS)
+    builder.blame(site, OTHER_HOLDER, cb.MS)
+    builder.event(site, STACK, 0, 9 * cb.MS)
+    before = profile(builder)
+    builder.blame(site, HOLDER, 2 * cb.MS, waiters=4, gil_ns=7_000, handoff_ns=8_000)
+    builder.event(site, STACK, cb.SECOND - cb.MS, cb.SECOND + cb.MS)
+    builder.duration_ns = 3 * cb.SECOND
+    between = subtract(profile(builder), before)
+    lock = between.locks[0]
+    assert [(row.frame.function, row.holds, row.blame_s, row.max_s, row.waiters) for row in lock.blame] == [
+        ("report", 1, 0.002, 0.002, 4)
+    ]
+    assert (lock.gil_s, lock.handoff_s) == (7e-6, 8e-6)
+    # It began before the profile does.
+    ms = cb.MS * cb.TICKS_PER_NS
+    assert [(event.start_ticks, event.end_ticks) for event in between.events] == [(-ms, ms)]
 
 
 def test_maximum_that_grew_is_exact() -> None:
