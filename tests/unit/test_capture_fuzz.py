@@ -46,7 +46,18 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As today's native code lays it out, with every section that it has."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "-m", "tracedthread", "run", "-q", "--capture-size", "128k", "-o", "app.ttc", "program.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "tracedthread",
+        "run",
+        "-q",
+        "--capture-size",
+        "128k",
+        "-o",
+        "app.ttc",
+        "program.py",
+    ]
     subprocess.run(command, cwd=folder, env=_environment(), check=True, timeout=60)
     assert Capture.open(folder / "app.ttc").events()
     return folder / "app.ttc"
