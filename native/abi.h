@@ -27,6 +27,13 @@ int tt_recording_get(void);
 // Waits of at least this long also become events (nanoseconds; default 1 ms).
 void tt_event_threshold_set(uint64_t ns);
 
+// A wait of this long (nanoseconds; 0: none; default 5 s) looks for a deadlock it is part of, and says so on the descriptor
+// `fd` (-1, the default: only in the capture).
+void tt_deadlock_watch_set(uint64_t ns, int fd);
+
+// Keeps an audit trail of thread starts from here on (TT_STARTS), or no longer.
+void tt_trail_set(int on);
+
 // Reads the three clocks into header.last.
 void tt_capture_anchor(void);
 // Adds a note (JSON, utf-8, `length` bytes). Returns 0, or -1 when the section is full (counted as lost).

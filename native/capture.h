@@ -199,7 +199,7 @@ typedef struct tt_thread_record {
     uint32_t wait_site;
     uint32_t wait_stack;
     uint32_t wait_kind;      // tt_kind
-    uint32_t reserved;
+    uint32_t wait_timed;     // 1: it has a timeout
     char label[64];          // its name; NUL-terminated utf-8, cut off if need be
 } tt_thread_record;
 
@@ -254,6 +254,6 @@ typedef struct tt_contended {
     uint32_t owner_stack;      // tt_stack: where the owner was when somebody last looked; 0: nobody has
     uint32_t release_stack;    // tt_stack: where it was last released while somebody waited; 0: it was not
     uint32_t waiters;
-    uint32_t reserved;
+    uint32_t entered;          // 1: by a `with` statement, so its owner will release it, and nobody else; 0: not known
 } tt_contended;
 #endif

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "park.h"
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <stddef.h>
@@ -23,8 +24,11 @@ tt_status tt_park(_Atomic uint32_t *signal, int64_t deadline_ns)
     return TT_OK;
 }
 
-void tt_unpark(_Atomic uint32_t *signal)
+static void unpark(_Atomic uint32_t *signal, int sleepers)
 {
     atomic_store_explicit(signal, 1, memory_order_release);   // pairs with the acquire in tt_park
-    syscall(SYS_futex, signal, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    syscall(SYS_futex, signal, FUTEX_WAKE_PRIVATE, sleepers, NULL, NULL, 0);
 }
+
+void tt_unpark(_Atomic uint32_t *signal) { unpark(signal, 1); }
+void tt_unpark_all(_Atomic uint32_t *signal) { unpark(signal, INT_MAX); }

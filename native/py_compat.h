@@ -8,10 +8,15 @@
 #define PY_SSIZE_T_CLEAN
 #define Py_BUILD_CORE 1
 #include <Python.h>
+#include <stdbool.h>
 #if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x03100000
 #error "tracedthread knows CPython 3.10 to 3.15"
 #endif
+#include "internal/pycore_interp.h"
+#include "internal/pycore_pylifecycle.h"
+#include "internal/pycore_pystate.h"
 #if PY_VERSION_HEX >= 0x030D0000
+#include "internal/pycore_pythread.h"
 #include "internal/pycore_time.h"
 #endif
 #if PY_VERSION_HEX < 0x030B0000
@@ -130,6 +135,98 @@ static inline PyObject *tt_pycode_bytes(PyCodeObject *code)
     return Py_NewRef(code->co_code);
 #else
     return PyCode_GetCode(code);
+#endif
+}
+
+// -- starting threads: what CPython's own thread_run and its callers do, by version ----------------------------------
+
+// The count of _thread._count().
+static inline void tt_pythread_count(PyInterpreterState *interp, int change)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    interp->num_threads += change;
+#else
+    interp->threads.count += change;
+#endif
+}
+
+// Whether the fields of PyInterpreterState and PyThreadState that we use lie where this extension was compiled to find
+// them, to judge by what the interpreter's functions say.
+static inline bool tt_pythread_layout_is_known(PyInterpreterState *interp, long count)
+{
+    PyThreadState *ts = PyThreadState_Get();
+#if PY_VERSION_HEX < 0x030B0000
+    bool known = interp->tstate_head == PyInterpreterState_ThreadHead(interp) && interp->num_threads == count
+                 && interp->pythread_stacksize == PyThread_get_stacksize();
+#else
+    bool known = interp->threads.head == PyInterpreterState_ThreadHead(interp) && interp->threads.count == count
+                 && interp->threads.stacksize == PyThread_get_stacksize()
+                 && ts->native_thread_id == PyThread_get_thread_native_id();
+#endif
+#if PY_VERSION_HEX >= 0x030C0000
+    known = known && ts->_status.bound && !ts->_status.unbound && (interp->finalizing == 0 || interp->finalizing == 1);
+#endif
+    return known && ts->interp == interp && ts->thread_id == PyThread_get_thread_ident();
+}
+
+// The exception for a start that comes too late; -1 if it does.
+static inline int tt_pythread_refuse_at_exit(PyInterpreterState *interp)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    if (!_Py_IsInterpreterFinalizing(interp)) return 0;
+    PyErr_SetString(PyExc_PythonFinalizationError, "can't create new thread at interpreter shutdown");
+    return -1;
+#elif PY_VERSION_HEX >= 0x030C0000
+    if (!interp->finalizing) return 0;
+    PyErr_SetString(PyExc_RuntimeError, "can't create new thread at interpreter shutdown");
+    return -1;
+#else
+    (void)interp;
+    return 0;
+#endif
+}
+
+// A thread state for a thread to come, which binds it to itself. NULL, perhaps without an exception: no memory.
+static inline PyThreadState *tt_pythread_state_new(PyInterpreterState *interp, bool daemon)
+{
+    (void)daemon;
+#if PY_VERSION_HEX < 0x030C0000
+    return _PyThreadState_Prealloc(interp);
+#elif PY_VERSION_HEX < 0x030D0000
+    return _PyThreadState_New(interp);
+#elif PY_VERSION_HEX < 0x030F0000
+    return _PyThreadState_New(interp, _PyThreadState_WHENCE_THREADING);
+#else
+    return _PyThreadState_New(interp, daemon ? _PyThreadState_WHENCE_THREADING_DAEMON : _PyThreadState_WHENCE_THREADING);
+#endif
+}
+
+// In the new thread, before anything else: whether the interpreter is going down, and `ts` may be gone.
+static inline bool tt_pythread_must_exit(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
+static inline void tt_pythread_state_bind(PyThreadState *ts)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    ts->thread_id = PyThread_get_thread_ident();
+    _PyThreadState_Init(ts);
+#elif PY_VERSION_HEX < 0x030C0000
+    ts->thread_id = PyThread_get_thread_ident();
+    ts->native_thread_id = PyThread_get_thread_native_id();
+    _PyThreadState_SetCurrent(ts);
+#elif PY_VERSION_HEX < 0x030D0000
+    _PyThreadState_Bind(ts);
+#else
+    // _PyThreadState_Bind, which is not exported any more. PyEval_AcquireThread does the rest of it.
+    ts->thread_id = PyThread_get_thread_ident();
+    ts->native_thread_id = PyThread_get_thread_native_id();
+    ts->_status.bound = 1;
 #endif
 }
 

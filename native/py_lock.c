@@ -43,6 +43,21 @@ static inline void end(tt_lock *l)
 
 // -- lock ------------------------------------------------------------------------------------------------------------
 
+PyObject *tt_py_lock_of_site(uint32_t site)
+{
+    lockobject *self = PyObject_New(lockobject, lock_type);
+    if (!self) return NULL;
+    self->lock = (tt_lock){.site = site};
+    self->weakrefs = NULL;
+    return (PyObject *)self;
+}
+
+void tt_py_lock_set_free(PyObject *lock)
+{
+    tt_lock *l = &((lockobject *)lock)->lock;
+    if (tt_lock_held(l)) tt_lock_release(l);
+}
+
 static PyObject *lock_create(PyTypeObject *type)
 {
     lockobject *self = PyObject_New(lockobject, type);

@@ -10,4 +10,9 @@ int tt_py_lock_add(PyObject *module, PyObject *stock);
 
 // The site of one of our locks, TT_SITE_UNRECORDED for any other object.
 uint32_t tt_py_lock_site(PyObject *object);
+
+// A lock of this site, wherever it is made.
+PyObject *tt_py_lock_of_site(uint32_t site);
+// Makes `lock`, one of those, free.
+void tt_py_lock_set_free(PyObject *lock);
 #endif

@@ -12,8 +12,12 @@ enum { MAX_DEPTH = 64, FRAME_CACHE = 4096, SITE_CACHE = 1024 };
 static struct { uint32_t code, offset, frame; } frame_cache[FRAME_CACHE];
 static struct { uint32_t code, offset, type, site; uint64_t inner; } site_cache[SITE_CACHE];
 
+static PyObject *lock_key;
+
 int tt_py_site_init(void)
 {
+    Py_XSETREF(lock_key, PyUnicode_InternFromString("_lock"));
+    if (!lock_key) return -1;
     if (tt_fork_watch() < 0) {
         PyErr_NoMemory();
         return -1;
@@ -73,6 +77,8 @@ static uint32_t stack_from(tt_pyframe *frame)
     if (depth == 0 && hidden) frames[depth++] = hidden;   // Thread(target=queue.get): nobody else is there to be named
     return tt_intern_stack(frames, depth);
 }
+
+uint32_t tt_py_stack(void) { return stack_from(tt_pyframe_current()); }
 
 // `inner` is the outermost of the hidden frames between the creating function and the lock, or NULL.
 static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inner, enum tt_lock_type type)
@@ -138,7 +144,7 @@ static uint32_t condition_site(tt_pyframe *frame)
     const tt_py_code *known = tt_py_code_of(frame);
     bool in_wait = known && known->role == TT_ROLE_WAITER_MAKER && tt_pyframe_code(frame)->co_argcount > 0;
     PyObject *condition = in_wait ? tt_pyframe_first_local(frame) : NULL;
-    PyObject *lock = condition ? tt_py_own_attribute(condition, "_lock") : NULL;
+    PyObject *lock = condition ? tt_py_own_attribute(condition, lock_key) : NULL;
     uint32_t site = lock ? tt_py_lock_site(lock) : TT_SITE_OTHER;
     Py_XDECREF(lock);
     return site >= TT_SITE_OTHER ? site : TT_SITE_OTHER;
@@ -156,6 +162,7 @@ tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type)
         if (!known || (known->role == TT_ROLE_NONE && !known->hidden)) break;
         if (known->role >= 0) place.kind = (enum tt_kind)known->role;
     }
+    if (place.kind == TT_KIND_JOIN) place.site = TT_SITE_UNRECORDED;   // the lock that says that a thread has ended
     return place;
 }
 
@@ -166,14 +173,12 @@ bool tt_py_is_probe(void)
     return known && known->role == TT_ROLE_PROBE;
 }
 
-PyObject *tt_py_own_attribute(PyObject *object, const char *name)
+PyObject *tt_py_own_attribute(PyObject *object, PyObject *name)
 {
     PyTypeObject *type = Py_TYPE(object);
-    if (type->tp_getattro != PyObject_GenericGetAttr) return NULL;
-    PyObject *key = PyUnicode_InternFromString(name), *value = NULL;
-    if (key && !_PyType_Lookup(type, key)) value = PyObject_GenericGetAttr(object, key);
-    Py_XDECREF(key);
-    PyErr_Clear();
+    if (type->tp_getattro != PyObject_GenericGetAttr || _PyType_Lookup(type, name)) return NULL;
+    PyObject *value = PyObject_GenericGetAttr(object, name);
+    if (!value) PyErr_Clear();
     return value;
 }
 

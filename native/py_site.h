@@ -24,12 +24,15 @@ typedef struct tt_py_wait_place {
 // Where the current thread stands, and what a wait on a lock of `site` and `type` means there. Runs no Python code.
 tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type);
 
+// The stack of the current thread, in the capture.
+uint32_t tt_py_stack(void);
+
 // Whether the current frame is a probe (Condition._is_owned), whose failed try is no news.
 bool tt_py_is_probe(void);
 
-// An attribute that lives in `object`'s own __dict__, a new reference; NULL without an exception if there is none or if
+// An attribute (`name`: an interned str) that lives in `object`'s own __dict__, a new reference; NULL without an exception if there is none or if
 // looking would run Python code.
-PyObject *tt_py_own_attribute(PyObject *object, const char *name);
+PyObject *tt_py_own_attribute(PyObject *object, PyObject *name);
 
 // Qualified name of what a thread runs, as a string id.
 uint32_t tt_py_function_name(PyObject *callable);

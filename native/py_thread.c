@@ -1,172 +1,211 @@
 #include "py_thread.h"
-#include <stdbool.h>
-#include <string.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include "py_name.h"
 #include "py_site.h"
 #include "segment.h"
 #include "thread.h"
+#include "trail.h"
 
-// What the new thread calls in the place of the caller's function. It passes for that function wherever CPython shows it
-// (audit events, "Exception ignored in thread started by ..."), and being C it adds no frame.
-typedef struct taskobject {
-    PyObject_HEAD
-    PyObject *function;
+enum { UNRECORDED = UINT32_MAX };   // a thread started while nothing is recorded: it may get a record later
+
+// What a new thread needs to know. Freed where there may be no interpreter lock to be had: plain malloc.
+typedef struct boot {
+    PyThreadState *state;
+    PyObject *function, *args, *kwargs;
+    tt_handle *handle;        // NULL up to 3.12
     uint32_t record, epoch;   // epoch: the process it is a record of
-    bool begun;
-} taskobject;
+} boot;
 
-static PyTypeObject *task_type;
-static PyObject *stock_start, *stock_start_joinable;   // the interpreter's own
+static PyObject *stock_start;   // the interpreter's own
+#if PY_VERSION_HEX >= 0x030E0000
+static PyObject *stock_set_name;
+#endif
 
-static void task_dealloc(taskobject *self)
+static void drop_references(boot *b)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    if (!self->begun && self->epoch == tt_fork_epoch) tt_thread_retract(self->record);
-    Py_XDECREF(self->function);
-    PyObject_Free(self);
-    Py_DECREF(type);
+    Py_DECREF(b->function);
+    Py_DECREF(b->args);
+    Py_XDECREF(b->kwargs);
 }
 
-static PyObject *task_repr(taskobject *self) { return PyObject_Repr(self->function); }
-static Py_hash_t task_hash(taskobject *self) { return PyObject_Hash(self->function); }
-
-// An audit hook that looks at the function's name finds it.
-static PyObject *task_getattr(taskobject *self, PyObject *name) { return PyObject_GetAttr(self->function, name); }
-
-static PyObject *task_compare(taskobject *self, PyObject *other, int op)
+// The new thread. Source: thread_run in CPython's Modules/_threadmodule.c.
+static void run(void *memory)
 {
-    if (Py_IS_TYPE(other, task_type)) other = ((taskobject *)other)->function;
-    return PyObject_RichCompare(self->function, other, op);
-}
-
-static PyObject *task_call(taskobject *self, PyObject *args, PyObject *kwargs)
-{
-    self->begun = true;
-    tt_thread_begin(self->record);
-    PyObject *result = PyObject_Call(self->function, args, kwargs);
-    if (!result) {
-        if (PyErr_ExceptionMatches(PyExc_SystemExit))
+    boot b = *(boot *)memory;
+    free(memory);
+    // The interpreter is going down: the thread state may be freed, and the references are leaked, for they cannot be
+    // dropped without the interpreter lock, which is not to be had any more.
+    if (!tt_pythread_must_exit()) {
+        tt_pythread_state_bind(b.state);
+        PyEval_AcquireThread(b.state);
+        tt_pythread_count(b.state->interp, 1);
+        if (b.record != UNRECORDED && b.epoch == tt_fork_epoch) tt_thread_begin(b.record, b.state);
+        tt_py_name_enter(b.function);
+        PyObject *result = PyObject_Call(b.function, b.args, b.kwargs);
+        if (result)
+            Py_DECREF(result);
+        else if (PyErr_ExceptionMatches(PyExc_SystemExit))
             PyErr_Clear();
         else
-            tt_pyerr_in_thread(self->function);
+            tt_pyerr_in_thread(b.function);
+        tt_py_name_leave();
+        drop_references(&b);
+        tt_pythread_count(b.state->interp, -1);
+        PyThreadState_Clear(b.state);
+        tt_thread_end();   // after the last Python code of the thread: the destructors of its threading.local objects
+        PyThreadState_DeleteCurrent();
     }
-    else
-        Py_DECREF(result);
-    tt_thread_end();
-    Py_RETURN_NONE;
+    if (b.handle) tt_handle_exit(b.handle);
 }
 
-// Name and function of a thread that will run `function`: of a threading.Thread, its own and its target's.
-static uint32_t announce(PyObject *function)
+// -1: the system has no thread for us. Once there is one, `b` is its own.
+static int create(boot *b, tt_handle *handle, uint64_t *ident)
 {
-    uint32_t name = 0, target_name = 0;
-    PyObject *thread = PyMethod_Check(function) ? PyMethod_GET_SELF(function) : NULL;
-    PyObject *its_name = thread ? tt_py_own_attribute(thread, "_name") : NULL;
-    if (its_name) {
-        PyObject *target = tt_py_own_attribute(thread, "_target");
-        name = tt_py_text(its_name);
-        if (target && target != Py_None) target_name = tt_py_function_name(target);
-        Py_XDECREF(target);
-        Py_DECREF(its_name);
+#if PY_VERSION_HEX < 0x030D0000
+    (void)handle;
+    unsigned long id = PyThread_start_new_thread(run, b);
+    *ident = id;
+    return id == PYTHREAD_INVALID_THREAD_ID ? -1 : 0;
+#else
+    PyThread_ident_t id;
+    PyThread_handle_t thread;
+    if (PyThread_start_joinable_thread(run, b, &id, &thread) != 0) return -1;
+    *ident = id;
+    tt_handle_started(handle, id, (pthread_t)thread);   // the new thread gets no further without the interpreter lock
+    return 0;
+#endif
+}
+
+uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs, tt_handle *handle, bool daemon)
+{
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    if (tt_pythread_refuse_at_exit(interp) < 0) return 0;
+    boot *b = malloc(sizeof *b);
+    PyThreadState *state = b ? tt_pythread_state_new(interp, daemon) : NULL;
+    if (!state) {
+        free(b);
+        if (!PyErr_Occurred()) PyErr_NoMemory();
+        return 0;
     }
-    return tt_thread_announce(name, target_name ? target_name : tt_py_function_name(function));
-}
-
-static PyObject *task_new(PyObject *function)
-{
-    taskobject *self = PyObject_New(taskobject, task_type);
-    if (!self) return NULL;
-    self->function = Py_NewRef(function);
-    self->begun = false;
-    self->epoch = tt_fork_epoch;
-    self->record = tt_recorded_from != UINT32_MAX ? announce(function) : 0;
-    return (PyObject *)self;
-}
-
-// start_new_thread(function, args[, kwargs]). What is not a valid call goes to the stock function as it is, for its error.
-static PyObject *start_new_thread(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    Py_ssize_t nargs = PyTuple_GET_SIZE(args);
-    bool valid = nargs >= 2 && nargs <= 3 && PyCallable_Check(PyTuple_GET_ITEM(args, 0));
-    if (!valid) return PyObject_Call(stock_start, args, NULL);
-    PyObject *task = task_new(PyTuple_GET_ITEM(args, 0));
-    if (!task) return NULL;
-    PyObject *call[3] = {task, PyTuple_GET_ITEM(args, 1), nargs > 2 ? PyTuple_GET_ITEM(args, 2) : NULL};
-    PyObject *ident = PyObject_Vectorcall(stock_start, call, (size_t)nargs, NULL);
-    Py_DECREF(task);
+    *b = (boot){.state = state, .function = Py_NewRef(function), .args = Py_NewRef(args), .kwargs = Py_XNewRef(kwargs),
+                .handle = handle ? tt_handle_ref(handle) : NULL, .record = UNRECORDED, .epoch = tt_fork_epoch};
+    tt_py_name name = {0};
+    uint32_t stack = 0;
+    bool recorded = tt_recorded_from != UINT32_MAX;
+    if (recorded) {
+        name = tt_py_name_of(function);
+        stack = tt_py_stack();
+        b->record = tt_thread_announce(name.function, stack, name.label);
+    }
+    uint32_t record = b->record;
+    uint64_t ident = 0;
+    if (create(b, handle, &ident) < 0) {
+        if (recorded) tt_thread_retract(record);
+        PyThreadState_Clear(state);
+        PyThreadState_Delete(state);
+        drop_references(b);
+        if (handle) tt_handle_unref(handle);
+        free(b);
+        PyErr_SetString(PyExc_RuntimeError, "can't start new thread");
+        return 0;
+    }
+    if (recorded) tt_trail_add(record, ident, name.function, stack, name.label);
     return ident;
 }
 
-#if PY_VERSION_HEX >= 0x030D0000
-// start_joinable_thread(function, handle=None, daemon=True)
-static PyObject *start_joinable_thread(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+// start_new_thread(function, args[, kwargs]). What is not a valid call goes to the stock function as it is, for its error.
+static PyObject *start_new_thread(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
-    PyObject *positional = NULL, *keywords = NULL, *task = NULL, *handle = NULL;
-    PyObject *function = PyTuple_GET_SIZE(args) ? PyTuple_GET_ITEM(args, 0) : NULL;
-    if (!function && kwargs) function = PyDict_GetItemString(kwargs, "function");   // borrowed
-    if (!function || !PyCallable_Check(function)) return PyObject_Call(stock_start_joinable, args, kwargs);
-    if (!(task = task_new(function))) return NULL;
-    if (PyTuple_GET_SIZE(args)) {
-        if (!(positional = PyTuple_New(PyTuple_GET_SIZE(args)))) goto done;
-        PyTuple_SET_ITEM(positional, 0, Py_NewRef(task));
-        for (Py_ssize_t i = 1; i < PyTuple_GET_SIZE(args); i++)
-            PyTuple_SET_ITEM(positional, i, Py_NewRef(PyTuple_GET_ITEM(args, i)));
-        keywords = Py_XNewRef(kwargs);
-    }
-    else {
-        positional = Py_NewRef(args);
-        if (!(keywords = PyDict_Copy(kwargs)) || PyDict_SetItemString(keywords, "function", task) < 0) goto done;
-    }
-    handle = PyObject_Call(stock_start_joinable, positional, keywords);
-done:
-    Py_DECREF(task);
-    Py_XDECREF(positional);
-    Py_XDECREF(keywords);
-    return handle;
+    Py_ssize_t count = PyTuple_GET_SIZE(arguments);
+    PyObject *function = count > 0 ? PyTuple_GET_ITEM(arguments, 0) : NULL;
+    PyObject *args = count > 1 ? PyTuple_GET_ITEM(arguments, 1) : NULL;
+    PyObject *kwargs = count > 2 ? PyTuple_GET_ITEM(arguments, 2) : NULL;
+    bool valid = (count == 2 || (count == 3 && PyDict_Check(kwargs))) && PyCallable_Check(function) && PyTuple_Check(args);
+    if (!valid) return PyObject_Call(stock_start, arguments, NULL);
+    if (PySys_Audit("_thread.start_new_thread", "OOO", function, args, kwargs ? kwargs : Py_None) < 0) return NULL;
+    tt_handle *handle = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    if (!(handle = tt_handle_new())) return PyErr_NoMemory();
+#endif
+    uint64_t ident = tt_py_thread_start(function, args, kwargs, handle, true);
+    if (handle) tt_handle_unref(handle);   // detaches it
+    return ident ? PyLong_FromUnsignedLongLong(ident) : NULL;
+}
+
+#if PY_VERSION_HEX >= 0x030E0000
+// set_name(name): the operating system's name of the calling thread, and that of its record unless a Thread has another.
+static PyObject *set_name(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *result = PyObject_Vectorcall(stock_set_name, args, (size_t)nargs, kwnames);
+    if (result) tt_py_name_set(nargs ? args[0] : args[nargs]);   // its only argument
+    return result;
 }
 #endif
 
 PyObject *tt_py_thread_adopt(PyObject *Py_UNUSED(module), PyObject *name)
 {
-    if (!PyUnicode_Check(name)) return PyErr_Format(PyExc_TypeError, "name must be a str, not %.100s", Py_TYPE(name)->tp_name);
-    if (tt_the_segment.base && tt_thread_current_index()) tt_thread_current()->name = tt_py_text(name);
+    const char *label = PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : NULL;
+    if (!label) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_TypeError, "name must be a str, not %.100s", Py_TYPE(name)->tp_name);
+        return NULL;
+    }
+    if (tt_the_segment.base) {
+        tt_thread_rename(tt_thread_current_index(), label);
+        // Its thread state goes when the interpreter does. Those of others may go without a word.
+        if (PyThread_get_thread_native_id() == (unsigned long)getpid()) tt_thread_adopt_state(PyThreadState_Get());
+    }
     Py_RETURN_NONE;
+}
+
+PyObject *tt_py_threads_refresh(PyObject *Py_UNUSED(module), PyObject *active)
+{
+    PyObject *ident, *thread;
+    if (!PyDict_Check(active)) return PyErr_Format(PyExc_TypeError, "active must be a dict");
+    for (Py_ssize_t at = 0; PyDict_Next(active, &at, &ident, &thread);) {
+        tt_py_name name;
+        uint64_t id = PyLong_Check(ident) ? PyLong_AsUnsignedLongLongMask(ident) : 0;
+        uint32_t record = tt_thread_of_ident(id);
+        if (record && tt_py_name_of_thread(thread, &name)) tt_thread_rename(record, name.label);
+    }
+    PyErr_Clear();
+    tt_threads_sample();
+    Py_RETURN_NONE;
+}
+
+int tt_py_add_function(PyObject *module, PyObject *stock, PyMethodDef *method)
+{
+    PyObject *original = PyObject_GetAttrString(stock, method->ml_name), *function = NULL;
+    PyObject *module_name = PyUnicode_FromString("_thread");
+    int r = -1;
+    if (original && module_name) {
+        if (PyCFunction_Check(original)) method->ml_doc = ((PyCFunctionObject *)original)->m_ml->ml_doc;
+        function = PyCFunction_NewEx(method, module, module_name);
+        if (function) r = PyModule_AddObjectRef(module, method->ml_name, function);
+    }
+    Py_XDECREF(original);
+    Py_XDECREF(module_name);
+    Py_XDECREF(function);
+    return r;
 }
 
 static PyMethodDef methods[] = {
     {"start_new_thread", start_new_thread, METH_VARARGS, NULL},
     {"start_new", start_new_thread, METH_VARARGS, NULL},
-#if PY_VERSION_HEX >= 0x030D0000
-    {"start_joinable_thread", (PyCFunction)(void (*)(void))start_joinable_thread, METH_VARARGS | METH_KEYWORDS, NULL},
+#if PY_VERSION_HEX >= 0x030E0000
+    {"set_name", (PyCFunction)(void (*)(void))set_name, METH_FASTCALL | METH_KEYWORDS, NULL},
 #endif
-    {NULL, NULL, 0, NULL},
 };
-
-static int make_task_type(void)
-{
-    static PyType_Slot slots[] = {{Py_tp_dealloc, task_dealloc}, {Py_tp_repr, task_repr}, {Py_tp_hash, task_hash},
-                                  {Py_tp_richcompare, task_compare}, {Py_tp_getattro, task_getattr}, {Py_tp_call, task_call}, {0, NULL}};
-    static PyType_Spec spec = {"tracedthread._types.task", sizeof(taskobject), 0,
-                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
-    Py_XSETREF(task_type, (PyTypeObject *)PyType_FromSpec(&spec));
-    return task_type ? 0 : -1;
-}
 
 int tt_py_thread_add(PyObject *module, PyObject *stock)
 {
-    PyObject *module_name = PyUnicode_FromString("_thread");
-    int r = module_name ? make_task_type() : -1;
-    for (PyMethodDef *m = methods; r == 0 && m->ml_name; m++) {
-        PyObject *original = PyObject_GetAttrString(stock, m->ml_name), *function = NULL;
-        r = -1;
-        if (original) {
-            if (PyCFunction_Check(original)) m->ml_doc = ((PyCFunctionObject *)original)->m_ml->ml_doc;
-            Py_XSETREF(*(strcmp(m->ml_name, "start_joinable_thread") ? &stock_start : &stock_start_joinable), Py_NewRef(original));
-            function = PyCFunction_NewEx(m, module, module_name);
-            if (function) r = PyModule_AddObjectRef(module, m->ml_name, function);
-        }
-        Py_XDECREF(original);
-        Py_XDECREF(function);
-    }
-    Py_XDECREF(module_name);
-    return r;
+    Py_XSETREF(stock_start, PyObject_GetAttrString(stock, "start_new_thread"));
+    if (!stock_start) return -1;
+#if PY_VERSION_HEX >= 0x030E0000
+    Py_XSETREF(stock_set_name, PyObject_GetAttrString(stock, "set_name"));
+    if (!stock_set_name) return -1;
+#endif
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++)
+        if (tt_py_add_function(module, stock, &methods[i]) < 0) return -1;
+    return 0;
 }

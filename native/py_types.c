@@ -3,7 +3,10 @@
 // It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
 #include "py_compat.h"
 #include <stdbool.h>
+#include "py_handle.h"
 #include "py_lock.h"
+#include "py_name.h"
+#include "py_sentinel.h"
 #include "py_site.h"
 #include "py_thread.h"
 
@@ -27,10 +30,25 @@ PyDoc_STRVAR(adopt_thread_doc,
 "adopt_thread($module, name, /)\n--\n\n"
 "Give the calling thread a record in the capture under this name.");
 
+PyDoc_STRVAR(refresh_threads_doc,
+"refresh_threads($module, active, /)\n--\n\n"
+"Bring names (of threading._active) and processor times of living threads up to date in the capture.");
+
+PyDoc_STRVAR(handles_in_use_doc,
+"handles_in_use($module, /)\n--\n\n"
+"How many of our thread handles have a thread that runs, or are yet to be started.");
+
+static PyObject *handles_in_use(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(tt_handles_in_use());
+}
+
 static PyMethodDef methods[] = {
     {"configure", (PyCFunction)(void (*)(void))tt_py_site_configure, METH_VARARGS | METH_KEYWORDS, configure_doc},
     {"print_exception", print_exception, METH_O, print_exception_doc},
     {"adopt_thread", tt_py_thread_adopt, METH_O, adopt_thread_doc},
+    {"refresh_threads", tt_py_threads_refresh, METH_O, refresh_threads_doc},
+    {"handles_in_use", handles_in_use, METH_NOARGS, handles_in_use_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -54,6 +72,17 @@ static int remember(PyObject *module)
     return PyDict_SetItemString(PyInterpreterState_GetDict(PyInterpreterState_Get()), marker, module);
 }
 
+static bool layout_is_known(void)
+{
+    PyObject *stock = PyImport_ImportModule("_thread");
+    PyObject *count = stock ? PyObject_CallMethod(stock, "_count", NULL) : NULL;
+    bool known = count && tt_pythread_layout_is_known(PyInterpreterState_Get(), PyLong_AsLong(count));
+    Py_XDECREF(count);
+    Py_XDECREF(stock);
+    PyErr_Clear();
+    return known;
+}
+
 static int exec(PyObject *module)
 {
 #ifdef Py_GIL_DISABLED
@@ -68,12 +97,19 @@ static int exec(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "this C library's thread identifiers are not supported");
         return -1;
     }
+    if (!layout_is_known()) {
+        PyErr_SetString(PyExc_ImportError, "this build of CPython lays out its thread states in another way");
+        return -1;
+    }
     PyObject *first = first_module();   // borrowed
     if (first) return PyDict_Merge(PyModule_GetDict(module), PyModule_GetDict(first), 0);
-    if (PyErr_Occurred() || tt_py_site_init() < 0) return -1;
+    if (PyErr_Occurred() || tt_py_site_init() < 0 || tt_py_name_init() < 0) return -1;
     PyObject *stock = PyImport_ImportModule("_thread");
     if (!stock) return -1;
-    int r = tt_py_lock_add(module, stock) < 0 ? -1 : tt_py_thread_add(module, stock);
+    int r = tt_py_lock_add(module, stock);
+    if (r == 0) r = tt_py_thread_add(module, stock);
+    if (r == 0) r = tt_py_handle_add(module, stock);
+    if (r == 0) r = tt_py_sentinel_add(module, stock);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

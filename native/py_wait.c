@@ -2,7 +2,7 @@
 #include "clock.h"
 #include "py_site.h"
 
-static int64_t deadline_of(int64_t timeout_ns)
+int64_t tt_py_deadline(int64_t timeout_ns)
 {
     if (timeout_ns < 0) return -1;
     int64_t now = (int64_t)tt_clock_monotonic_ns();
@@ -79,7 +79,7 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     uint32_t epoch = tt_fork_epoch;
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
-    enum tt_outcome outcome = wait(l, w, deadline_of(timeout_ns), interruptible);
+    enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
     uint64_t now = tt_ticks();
     if (outcome == TT_ACQUIRED) {
         tt_hold_begin(l);

@@ -8,6 +8,9 @@
 // `interruptible`. Returns 1 when obtained, 0 when not, -1 with the exception a handler raised.
 int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible);
 
+// When a wait that begins now ends, on CLOCK_MONOTONIC. -1: never.
+int64_t tt_py_deadline(int64_t timeout_ns);
+
 // The arguments of acquire(blocking=True, timeout=-1), or of its alias `name`. -1 and the interpreter's own exception when
 // they are wrong.
 int tt_py_parse_acquire(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *timeout_ns);

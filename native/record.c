@@ -34,6 +34,7 @@ static void count_thread(const tt_wait *w, uint64_t ticks)
         t->resource_ticks += ticks;
     else
         t->idle_ticks += ticks;
+    t->wait_count += tt_kind_is_contention(w->kind);
     t->own_gil_ticks += w->own_gil;
 }
 
@@ -42,21 +43,18 @@ static void write_event(const tt_wait *w)
     tt_section *s = &tt_the_segment.sections[TT_EVENTS];
     uint64_t index = s->used;
     tt_event *e = &tt_the_segment.events[index % s->capacity];
-    // A reader copies the record between two looks at its sequence; both must find index + 1.
-    __atomic_store_n(&e->sequence, 0, __ATOMIC_RELAXED);
-#ifndef __SANITIZE_THREAD__   // TSan knows no fences, and in a test of one process nobody reads meanwhile
-    __atomic_thread_fence(__ATOMIC_RELEASE);   // no later store becomes visible before that one
-#endif
+    tt_ring_begin(&e->sequence);
     e->start_ticks = w->start;
     e->end_ticks = w->end;
     e->own_gil_ticks = w->own_gil;
     e->site = w->site;
     e->stack = w->stack;
     e->thread = tt_thread_current_index();
+    e->thread_generation = tt_the_segment.threads[e->thread].generation;
     e->kind = (uint16_t)w->kind;
     e->outcome = (uint16_t)w->outcome;
     e->lock = w->lock;
-    __atomic_store_n(&e->sequence, index + 1, __ATOMIC_RELEASE);
+    tt_ring_end(&e->sequence, index + 1);
     tt_segment_publish(TT_EVENTS);
 }
 

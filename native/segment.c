@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "clock.h"
+#include "handle.h"
 #include "intern.h"
 #include "thread.h"
 
@@ -22,6 +23,11 @@ uint32_t tt_fork_epoch = 1;
 bool tt_process_ending;
 
 static char error_text[256];
+
+// The descriptor of the memfd behind the capture, kept for other processes: `tracedthread dump` of the same user may open
+// /proc/PID/fd/N where it may neither open /proc/PID/map_files (capabilities) nor /proc/PID/mem (Yama).
+enum { DOOR_LEAST = 250 };   // so that the program's own descriptors keep their numbers; a higher one costs each fork more
+static struct { int fd; dev_t device; ino_t inode; } door = {.fd = -1};
 
 static const struct { uint32_t record_size, default_capacity; } layout[TT_SECTIONS] = {
     [TT_STRINGS] = {1, 512 * 1024},
@@ -127,6 +133,23 @@ static void point_into(uint8_t *base, uint64_t size)
     };
 }
 
+static void open_door(int memfd)
+{
+    struct stat status;
+    door.fd = fcntl(memfd, F_DUPFD_CLOEXEC, DOOR_LEAST);
+    if (door.fd < 0 || fstat(door.fd, &status) < 0) return;   // RLIMIT_NOFILE; it is no more than a convenience
+    door.device = status.st_dev;
+    door.inode = status.st_ino;
+}
+
+// The program may have closed the descriptor and given its number to something else, which is not ours to close.
+static void close_door(void)
+{
+    struct stat now;
+    if (door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode) close(door.fd);
+    door.fd = -1;
+}
+
 // Writes a new capture's header and section table at `base`, which is all zero.
 static void start_header(uint8_t *base, uint64_t size, const tt_section *sections, const char *program, const char *python)
 {
@@ -191,28 +214,6 @@ static int replace_with(uint8_t *fresh)
     return 0;
 }
 
-// In a forked child the parent's capture is still mapped, shared: ours must be another before anything is counted.
-// Runs between fork() and its return, so it makes async-signal-safe calls only.
-static void after_fork_in_child(void)
-{
-    tt_fork_epoch++;
-    tt_process_ending = false;
-    if (!tt_the_segment.base) return;
-    uint8_t *fresh = mmap(NULL, tt_the_segment.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (fresh == MAP_FAILED || replace_with(fresh) < 0) {
-        // No room: record nothing here, and above all nothing into the parent's capture. In its place come zeros, which
-        // need no new address space; locks that are dropped still count into them.
-        tt_recorded_from = UINT32_MAX;
-        tt_session_start = UINT64_MAX;
-        mmap(tt_the_segment.base, tt_the_segment.size, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-        tt_the_segment.base = NULL;
-        return;
-    }
-    tt_the_segment.header->generation++;
-    if (tt_session_start != UINT64_MAX) tt_session_start = tt_ticks();
-}
-
 static int open_file(const char *path, int force)
 {
     struct stat old;
@@ -242,6 +243,10 @@ static uint8_t *map_shared(const char *path, int force, uint64_t size)
         error = errno;
     else if ((base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED)
         error = errno;
+    if (!error) {
+        close_door();   // a parent's
+        if (!path) open_door(fd);
+    }
     close(fd);   // the mapping lives on, also when the program closes all descriptors
     if (error) {
         if (path) unlink(path);
@@ -251,6 +256,37 @@ static uint8_t *map_shared(const char *path, int force, uint64_t size)
     return base;
 }
 
+static uint8_t *map_private(uint64_t size)
+{
+    close_door();
+    uint8_t *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+// In a forked child the parent's capture is still mapped, shared: ours must be another before anything is counted.
+// Runs between fork() and its return, so it makes async-signal-safe calls only.
+static void after_fork_in_child(void)
+{
+    tt_fork_epoch++;
+    tt_process_ending = false;
+    tt_handles_after_fork();
+    if (!tt_the_segment.base) return;
+    uint8_t *fresh = map_shared(NULL, 0, tt_the_segment.size);
+    if (!fresh) fresh = map_private(tt_the_segment.size);   // no descriptor is free
+    if (!fresh || replace_with(fresh) < 0) {
+        // No room: record nothing here, and above all nothing into the parent's capture. In its place come zeros, which
+        // need no new address space; locks that are dropped still count into them.
+        tt_recorded_from = UINT32_MAX;
+        tt_session_start = UINT64_MAX;
+        mmap(tt_the_segment.base, tt_the_segment.size, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        tt_the_segment.base = NULL;
+        return;
+    }
+    tt_the_segment.header->generation++;
+    if (tt_session_start != UINT64_MAX) tt_session_start = tt_ticks();
+}
+
 int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const char *program, const char *python)
 {
     tt_segment *g = &tt_the_segment;
@@ -258,7 +294,8 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
     tt_section sections[TT_SECTIONS];
     uint64_t size = g->base ? g->size : plan(sizes, sections);
     tt_clock_init();
-    if (!g->base && tt_intern_init(sections) < 0) return fail("not enough memory");
+    if (!g->base && (tt_intern_init(sections) < 0 || tt_threads_init(sections[TT_THREADS].capacity) < 0))
+        return fail("not enough memory");
     uint8_t *fresh = map_shared(path, force, size);
     if (!fresh) return -1;
     if (g->base) {

@@ -43,6 +43,15 @@ int tt_fork_watch(void);
 // The record becomes visible to readers with tt_segment_publish.
 uint32_t tt_segment_reserve(enum tt_section_id section);
 void tt_segment_publish(enum tt_section_id section);
+// Around the writing of a ring's record: a reader copies it between two looks at its sequence, which must be the same.
+static inline void tt_ring_begin(uint64_t *sequence)
+{
+    __atomic_store_n(sequence, 0, __ATOMIC_RELAXED);
+#ifndef __SANITIZE_THREAD__   // TSan knows no fences, and in a test of one process nobody reads meanwhile
+    __atomic_thread_fence(__ATOMIC_RELEASE);   // no later store becomes visible before that one
+#endif
+}
+static inline void tt_ring_end(uint64_t *sequence, uint64_t value) { __atomic_store_n(sequence, value, __ATOMIC_RELEASE); }
 // Adds {length, text} to TT_STRINGS or TT_NOTES. Its offset, or 0 when there is no room (counted as lost).
 uint32_t tt_segment_add_text(enum tt_section_id section, const char *text, uint32_t length);
 #endif

@@ -1,6 +1,9 @@
 #define _GNU_SOURCE
 #include "thread.h"
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -11,79 +14,253 @@
 static _Thread_local struct { uint32_t epoch, index; } self;
 static uint32_t retracted;   // one record to use again, of a start that failed
 
-uint32_t tt_thread_announce(uint32_t name, uint32_t function)
+static void **states;        // PyThreadState by record
+static struct { uint64_t ident; uint32_t record; } recent[1024];   // of tt_thread_of_ident, by a hash of ident
+
+// Records of threads that have ended are used again when there are no others left. `hand` goes round over them.
+static uint32_t hand = 1;
+static _Atomic uint64_t ended;   // how many have ended, ever
+static uint64_t searched_at;     // `ended` when a search found none: no use to search before it moves
+static uint32_t touched;         // no record from here on has a state
+
+static pthread_key_t at_end;     // its destructor tells of the end of threads that we have not started
+static bool has_key;
+
+static inline tt_thread_record *record_of(uint32_t index) { return &tt_the_segment.threads[index]; }
+
+static inline uint32_t state_of(const tt_thread_record *r) { return __atomic_load_n(&r->state, __ATOMIC_ACQUIRE); }
+
+static uint64_t cpu_ns(clockid_t clock)
 {
-    if (!tt_the_segment.base) return 0;
+    struct timespec cpu;
+    return clock_gettime(clock, &cpu) == 0 ? (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec : 0;
+}
+
+// Needs no interpreter lock: nobody else touches the record of a thread that runs.
+static void finish(uint32_t index)
+{
+    tt_thread_record *r = record_of(index);
+    r->cpu_ns = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+    r->end_ticks = tt_ticks();
+    r->wait_since = 0;
+    __atomic_store_n(&r->state, TT_THREAD_ENDED, __ATOMIC_RELEASE);   // pairs with state_of: the record may be used again
+    __atomic_fetch_add(&ended, 1, __ATOMIC_RELAXED);
+}
+
+static void ends_unseen(void *any)
+{
+    (void)any;
+    if (self.epoch == tt_fork_epoch && self.index) finish(self.index);
+    self.epoch = 0;
+}
+
+int tt_threads_init(uint64_t capacity)
+{
+    if (!has_key) has_key = pthread_key_create(&at_end, ends_unseen) == 0;
+    states = calloc(capacity, sizeof *states);
+    return states && has_key ? 0 : -1;
+}
+
+// What a thread has summed up goes to row 0, so that totals stay exact.
+static void take_up(const tt_thread_record *r)
+{
+    tt_thread_record *other = record_of(0);
+    other->cpu_ns += r->cpu_ns;
+    other->wait_ticks += r->wait_ticks;
+    other->idle_ticks += r->idle_ticks;
+    other->resource_ticks += r->resource_ticks;
+    other->own_gil_ticks += r->own_gil_ticks;
+    other->wait_count += r->wait_count;
+}
+
+// A record of a thread that has ended, or 0.
+static uint32_t used_record(void)
+{
+    uint64_t now = __atomic_load_n(&ended, __ATOMIC_RELAXED);
+    if (now == searched_at) return 0;
+    uint32_t capacity = (uint32_t)tt_the_segment.sections[TT_THREADS].capacity;
+    for (uint32_t i = 1; i < capacity; i++) {
+        hand = hand + 1 < capacity ? hand + 1 : 1;
+        if (state_of(record_of(hand)) == TT_THREAD_ENDED) return hand;
+    }
+    searched_at = now;
+    return 0;
+}
+
+static uint32_t free_record(void)
+{
+    tt_section *section = &tt_the_segment.sections[TT_THREADS];
     uint32_t index = retracted;
     retracted = 0;
-    if (index == 0) {
+    if (index) return index;
+    if (section->used < section->capacity) {
         index = tt_segment_reserve(TT_THREADS);
-        if (index == 0) return 0;
         tt_segment_publish(TT_THREADS);
+        return index;
     }
-    tt_the_segment.threads[index] = (tt_thread_record){
-        .start_ticks = tt_ticks(), .name = name, .function = function, .state = TT_THREAD_STARTING};
+    index = used_record();
+    if (index)
+        take_up(record_of(index));
+    else
+        section->lost++;
+    return index;
+}
+
+void tt_thread_rename(uint32_t index, const char *label)
+{
+    if (index == 0) return;
+    char *to = record_of(index)->label;
+    size_t room = sizeof record_of(index)->label - 1, length = strnlen(label, room + 1);
+    if (length > room)   // cut before a character, not inside
+        for (length = room; length && ((unsigned char)label[length] & 0xc0) == 0x80;) length--;
+    memcpy(to, label, length);
+    memset(to + length, 0, room + 1 - length);
+}
+
+// Readers pass over a record that is FREE, and look twice.
+static void start_record(uint32_t index, uint32_t function, uint32_t stack, const char *label)
+{
+    tt_thread_record *r = record_of(index);
+    uint32_t generation = r->generation + (r->state == TT_THREAD_ENDED);
+    uint32_t parent = self.epoch == tt_fork_epoch && self.index != index ? self.index : 0;
+    __atomic_store_n(&r->state, TT_THREAD_FREE, __ATOMIC_RELEASE);
+    *r = (tt_thread_record){
+        .start_ticks = tt_ticks(), .function = function, .stack = stack, .generation = generation, .parent = parent,
+        .parent_generation = parent ? record_of(parent)->generation : 0};
+    tt_thread_rename(index, label);
+    states[index] = NULL;
+    __atomic_store_n(&r->state, TT_THREAD_STARTING, __ATOMIC_RELEASE);
+}
+
+uint32_t tt_thread_announce(uint32_t function, uint32_t stack, const char *label)
+{
+    if (!tt_the_segment.base) return 0;
+    tt_thread_current_index();   // who starts it has a record, too
+    uint32_t index = free_record();
+    if (index) start_record(index, function, stack, label);
     return index;
 }
 
 void tt_thread_retract(uint32_t index)
 {
     if (index == 0) return;
-    tt_the_segment.threads[index] = (tt_thread_record){.state = TT_THREAD_FREE};
+    record_of(index)->state = TT_THREAD_FREE;
     retracted = index;
 }
 
-static void identify(tt_thread_record *r)
+static void set_state(uint32_t index, void *state)
 {
-    r->ident = (uint64_t)pthread_self();
-    r->native_id = (uint32_t)syscall(SYS_gettid);
-    r->state = TT_THREAD_RUNNING;
+    states[index] = state;
+    if (index >= touched) touched = index + 1;
 }
 
-void tt_thread_begin(uint32_t index)
+static inline uint32_t hash(uint64_t ident) { return (uint32_t)(ident >> 12 ^ ident >> 22) % 1024; }
+
+static void identify(uint32_t index)
+{
+    tt_thread_record *r = record_of(index);
+    r->ident = (uint64_t)pthread_self();
+    r->native_id = (uint32_t)syscall(SYS_gettid);
+    __atomic_store_n(&r->state, TT_THREAD_RUNNING, __ATOMIC_RELEASE);
+    recent[hash(r->ident)].ident = r->ident;
+    recent[hash(r->ident)].record = index;
+}
+
+void tt_thread_begin(uint32_t index, void *state)
 {
     self.epoch = tt_fork_epoch;
     self.index = index;
     if (index == 0) return;
-    tt_the_segment.threads[index].run_ticks = tt_ticks();
-    identify(&tt_the_segment.threads[index]);
+    record_of(index)->run_ticks = tt_ticks();
+    set_state(index, state);
+    identify(index);
 }
 
 void tt_thread_end(void)
 {
-    struct timespec cpu = {0, 0};
-    if (self.epoch != tt_fork_epoch || self.index == 0) return;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-    tt_thread_record *r = &tt_the_segment.threads[self.index];
-    r->cpu_ns = (uint64_t)cpu.tv_sec * 1000000000u + (uint64_t)cpu.tv_nsec;
-    r->end_ticks = tt_ticks();
-    r->state = TT_THREAD_ENDED;
-    self.index = 0;
+    if (self.epoch == tt_fork_epoch && self.index) {
+        states[self.index] = NULL;
+        finish(self.index);
+    }
+    self.epoch = 0;
 }
 
 uint32_t tt_thread_current_index(void)
 {
     if (self.epoch != tt_fork_epoch) {
-        uint32_t index = tt_thread_announce(0, 0);
+        uint32_t index = tt_the_segment.base ? free_record() : 0;
+        if (index) {
+            start_record(index, 0, 0, "");
+            identify(index);
+        }
         self.epoch = tt_fork_epoch;
         self.index = index;
-        if (index) identify(&tt_the_segment.threads[index]);
+        pthread_setspecific(at_end, &self);   // any value but NULL
     }
     return self.index;
 }
 
-tt_thread_record *tt_thread_current(void) { return &tt_the_segment.threads[tt_thread_current_index()]; }
+tt_thread_record *tt_thread_current(void) { return record_of(tt_thread_current_index()); }
+
+const tt_thread_record *tt_thread_known(void)
+{
+    return tt_the_segment.base && self.epoch == tt_fork_epoch ? record_of(self.index) : NULL;
+}
+
+uint32_t tt_thread_of_ident(uint64_t ident)
+{
+    if (!tt_the_segment.base) return 0;
+    uint32_t index = recent[hash(ident)].record;
+    if (index && record_of(index)->ident == ident && state_of(record_of(index)) == TT_THREAD_RUNNING) return index;
+    for (index = 1; index < tt_the_segment.sections[TT_THREADS].used; index++) {
+        if (record_of(index)->ident != ident || state_of(record_of(index)) != TT_THREAD_RUNNING) continue;
+        recent[hash(ident)].ident = ident;
+        recent[hash(ident)].record = index;
+        return index;
+    }
+    return 0;
+}
+
+void *tt_thread_state(uint32_t index) { return index ? states[index] : NULL; }
+
+void tt_thread_adopt_state(void *state)
+{
+    if (tt_the_segment.base && tt_thread_current_index()) set_state(self.index, state);
+}
+
+void tt_threads_sample(void)
+{
+    if (!tt_the_segment.base) return;
+    for (uint32_t index = 1; index < tt_the_segment.sections[TT_THREADS].used; index++) {
+        tt_thread_record *r = record_of(index);
+        if (state_of(r) != TT_THREAD_RUNNING || !r->native_id) continue;
+        // The kernel's id of a thread's clock (include/linux/posix-timers.h): 2 is CPUCLOCK_SCHED, 4 a thread's.
+        uint64_t ns = cpu_ns((clockid_t)(~r->native_id << 3 | 2 | 4));
+        // It may have ended meanwhile, and know better.
+        if (ns && state_of(r) == TT_THREAD_RUNNING) r->cpu_ns = ns;
+    }
+}
 
 tt_thread_record tt_thread_current_record(void)
 {
     // Before a restart the epoch has moved on already, the record is still the thread's.
-    return tt_the_segment.threads[self.index];
+    return *record_of(self.index);
 }
 
 void tt_threads_restart(const tt_thread_record *was)
 {
+    void *state = states[self.index];
+    memset(states, 0, touched * sizeof *states);   // no more than need be: pages that are written to are the child's own
     retracted = 0;
-    self.index = tt_thread_announce(was->name, was->function);
+    hand = 1;
+    ended = searched_at = 0;
+    self.index = 0;
     self.epoch = tt_fork_epoch;
-    if (self.index) identify(&tt_the_segment.threads[self.index]);
+    uint32_t index = free_record();
+    if (index) {
+        start_record(index, was->function, was->stack, was->label);
+        identify(index);
+        set_state(index, state);
+    }
+    self.index = index;
 }

@@ -36,6 +36,8 @@ _ROLES = {
     ("threading.py", "Barrier._enter"): "barrier",
     ("threading.py", "Barrier._wait"): "barrier",
     ("threading.py", "Thread.join"): "join",
+    ("threading.py", "Thread._wait_for_tstate_lock"): "join",  # up to 3.12; also below _shutdown
+    ("threading.py", "_shutdown"): "join",
     ("queue.py", "Queue.get"): "queue_get",
     ("queue.py", "_PySimpleQueue.get"): "queue_get",
     ("queue.py", "Queue.put"): "queue_put",
@@ -129,6 +131,16 @@ class Core:
         text = f'{{"what": {quote(what)}, "count": {count}, "where": [{names}]}}'.encode()
         self.lib.tt_capture_note(text, len(text))
 
+    def refresh(self) -> None:
+        """Bring names and processor times of living threads up to date in the capture."""
+        self.types.refresh_threads(getattr(sys.modules.get("threading"), "_active", {}))
+
+    def finish(self) -> None:
+        """Mark the capture as ended in an orderly way."""
+        if self.is_open:
+            self.refresh()
+            self.lib.tt_capture_finish()
+
     def copy(self) -> bytes:
         """
         The capture at one moment.
@@ -140,6 +152,7 @@ class Core:
         """
         if not self.is_open:
             raise Unavailable("there is no capture")
+        self.refresh()
         self.lib.tt_capture_anchor()
         size = self.lib.tt_capture_size()
         memory = memoryview(self.ffi.buffer(self.lib.tt_capture_base(), size))

@@ -10,6 +10,7 @@ A value that cannot be read costs one line on stderr and the default; it never s
     TRACEDTHREAD_OUTPUT=FILE             where the capture goes; %p is the process id (default: memory)
     TRACEDTHREAD_CAPTURE_BYTES=N         its size; k, M or G may follow (default: about 8M)
     TRACEDTHREAD_EVENT_THRESHOLD_MS=N    waits at least this long are also kept one by one (default: 1)
+    TRACEDTHREAD_DEADLOCK_AFTER_S=N      waits this long look for a deadlock they are part of; 0: none does (default: 5)
     TRACEDTHREAD_FOLLOW_FORK=1           forked children record to files beside it
 """
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 __all__ = [
+    "MAX_SECONDS",
     "MIN_CAPTURE_BYTES",
     "capture_bytes",
+    "deadlock_after_s",
     "disabled_by",
     "enabled",
     "event_threshold_ms",
@@ -38,6 +41,7 @@ __all__ = [
 #: Below this a capture has no room for anything that helps.
 MIN_CAPTURE_BYTES = 128 * 1024
 MAX_CAPTURE_BYTES = 64 * 1024**3
+MAX_SECONDS = 1e9
 
 _FALSE = ("", "0", "false", "no", "off")
 _TRUE = ("1", "true", "yes", "on")
@@ -137,6 +141,21 @@ def event_threshold_ms() -> float | None:
         number = -1.0
     if not 0 <= number < 1e9:
         say(f"TRACEDTHREAD_EVENT_THRESHOLD_MS: {value!r} is not a number of milliseconds; using the default")
+        return None
+    return number
+
+
+def deadlock_after_s() -> float | None:
+    """After how many seconds of waiting a thread looks for a deadlock, 0 for never, or None for the default."""
+    value = os.environ.get("TRACEDTHREAD_DEADLOCK_AFTER_S", "")
+    if not value:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < MAX_SECONDS:
+        say(f"TRACEDTHREAD_DEADLOCK_AFTER_S: {value!r} is not a number of seconds; using the default")
         return None
     return number
 

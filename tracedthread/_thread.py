@@ -22,24 +22,28 @@ _OURS = {
     "start_new_thread": "start_new_thread",
     "start_new": "start_new",
     "start_joinable_thread": "start_joinable_thread",  # 3.13
+    "_ThreadHandle": "_ThreadHandle",  # 3.13
+    "_make_thread_handle": "_make_thread_handle",  # 3.13
+    "_shutdown": "_shutdown",  # 3.13
+    "_set_sentinel": "_set_sentinel",  # up to 3.12
+    "set_name": "set_name",  # 3.14
 }
 
-# Left to the interpreter on purpose: C code checks their exact types (_excepthook, _set_sentinel, _ThreadHandle), or
-# they are state of the interpreter that must have one value (stack_size, _count).
+# What stays ours after unpatch() while threads or handles of ours are in use: the stock functions do not know them.
+_FAMILY = ("_ThreadHandle", "_make_thread_handle", "_shutdown", "start_joinable_thread")
+
+# Left to the interpreter on purpose: C code checks their exact types (_excepthook), or they are state of the
+# interpreter that has one value, which our threads count in and heed as well (stack_size, _count).
 _PASSED_THROUGH = (
     "TIMEOUT_MAX",
     "_ExceptHookArgs",
     "_NAME_MAXLEN",  # 3.14
-    "_ThreadHandle",  # 3.13
     "_count",
     "_excepthook",
     "_get_main_thread_ident",  # 3.13
     "_get_name",  # 3.14
     "_is_main_interpreter",  # 3.12
     "_local",
-    "_make_thread_handle",  # 3.13
-    "_set_sentinel",  # up to 3.12
-    "_shutdown",  # 3.13
     "daemon_threads_allowed",  # 3.12
     "error",
     "exit",
@@ -47,7 +51,6 @@ _PASSED_THROUGH = (
     "get_ident",
     "get_native_id",
     "interrupt_main",
-    "set_name",  # 3.14
     "stack_size",
 )
 

@@ -57,11 +57,11 @@ _READ_ORDER = (
     layout.EVENTS,
     layout.STARTS,
     layout.CONTENDED,
+    layout.THREADS,
     layout.CELLS,
     layout.BLAME,
     layout.STATS,
     layout.SITES,
-    layout.THREADS,
     layout.STACKS,
     layout.FRAMES,
     layout.STRINGS,
@@ -155,26 +155,48 @@ class Capture:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            status = os.fstat(fd)
-            if stat.S_ISDIR(status.st_mode):
-                raise CaptureError("not a capture: it is a directory")
-            if not stat.S_ISREG(status.st_mode):
-                raise CaptureError("not a capture: it is not a regular file")
-
-            def read(offset: int, length: int) -> bytes:
-                parts = []
-                while length > 0:
-                    part = os.pread(fd, length, offset)
-                    if not part:
-                        raise CaptureError(f"truncated while it was read, at byte {offset}")
-                    parts.append(part)
-                    offset += len(part)
-                    length -= len(part)
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-
-            return cls(read, status.st_size)
+            return cls.from_descriptor(fd)
         finally:
             os.close(fd)
+
+    @classmethod
+    def from_descriptor(cls, fd: int) -> Capture:
+        """
+        Read the capture in an open file, which stays open.
+
+        Raises:
+            OSError: It cannot be read.
+            CaptureError: It is not a capture, or a damaged one.
+        """
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise CaptureError("not a capture: it is a directory")
+        if not stat.S_ISREG(status.st_mode):
+            raise CaptureError("not a capture: it is not a regular file")
+        return cls.from_range(fd, 0, status.st_size)
+
+    @classmethod
+    def from_range(cls, fd: int, start: int, size: int) -> Capture:
+        """
+        Read the capture in `size` bytes of an open file, from `start` on: of /proc/PID/mem, where it is mapped.
+
+        Raises:
+            OSError: It cannot be read.
+            CaptureError: It is not a capture, or a damaged one.
+        """
+
+        def read(offset: int, length: int) -> bytes:
+            parts = []
+            while length > 0:
+                part = os.pread(fd, length, start + offset)
+                if not part:
+                    raise CaptureError(f"truncated while it was read, at byte {offset}")
+                parts.append(part)
+                offset += len(part)
+                length -= len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+        return cls(read, size)
 
     @classmethod
     def from_buffer(cls, buffer: bytes | bytearray | memoryview) -> Capture:
@@ -309,10 +331,54 @@ class Capture:
             yield record
 
     def threads(self) -> Iterator[layout.ThreadRecord]:
-        """Every thread record; the first one stands for the threads that found no slot."""
+        """Every thread record; the first one stands for the threads that have none."""
+        stacks = max(1, self.count(layout.STACKS))
+        torn = self._torn(layout.THREADS)
+        size = self.sections[layout.THREADS].record_size if torn else 0
         for index, record in enumerate(self._records(layout.THREADS, layout.THREAD)):
+            if index in torn:
+                again = next(
+                    layout.THREAD.iterate(self._again[layout.THREADS][index * size : (index + 1) * size], size)
+                )
+                if (again.generation, again.start_ticks) != (record.generation, record.start_ticks):
+                    # It is being used again at this moment, and nobody's for now.
+                    record = again._replace(state=layout.THREAD_FREE, wait_ticks=0, idle_ticks=0, resource_ticks=0)
             if record.state > layout.THREAD_ENDED:
                 raise CaptureError(f"corrupt threads: {index} is in state {record.state}")
+            if record.stack >= stacks:
+                raise CaptureError(f"corrupt threads: {index} refers to stack {record.stack} of {stacks}")
+            yield record
+
+    def waiting(self) -> Iterator[tuple[int, layout.ThreadRecord]]:
+        """
+        Index and record of every thread that waits, without torn ones.
+
+        A thread that waits does not write to its record, so a torn one does not.
+        """
+        sites, stacks = max(1, self.count(layout.SITES)), max(1, self.count(layout.STACKS))
+        torn = self._torn(layout.THREADS)
+        for index, record in enumerate(self.threads()):
+            if not (index and record.wait_since and record.state == layout.THREAD_RUNNING) or index in torn:
+                continue
+            if record.wait_site >= sites or record.wait_stack >= stacks:
+                raise CaptureError(f"corrupt threads: {index} refers to what is not there")
+            if record.wait_kind >= len(layout.KINDS):
+                raise CaptureError(f"corrupt threads: {index} is in a wait of kind {record.wait_kind}")
+            yield index, record
+
+    def contended(self) -> Iterator[layout.ContendedRecord]:
+        """Every lock that somebody waits for, without torn records."""
+        counts = (max(1, self.count(of)) for of in (layout.SITES, layout.THREADS, layout.STACKS))
+        sites, threads, stacks = counts
+        torn = self._torn(layout.CONTENDED)
+        for index, record in enumerate(self._records(layout.CONTENDED, layout.CONTENDED_LOCK)):
+            if index == 0 or record.lock == 0 or index in torn:
+                continue
+            stack = max(record.owner_stack, record.release_stack)
+            if record.site >= sites or record.owner >= threads or stack >= stacks:
+                raise CaptureError(f"corrupt contended: {index} refers to what is not there")
+            if record.type >= len(layout.LOCK_TYPES):
+                raise CaptureError(f"corrupt contended: {index} is of type {record.type}")
             yield record
 
     def events(self) -> list[layout.EventRecord]:
@@ -393,12 +459,12 @@ class Capture:
     @property
     def program(self) -> str:
         """The program's name."""
-        return _text(self.header.program)
+        return text(self.header.program)
 
     @property
     def python(self) -> str:
         """The interpreter's version."""
-        return _text(self.header.python)
+        return text(self.header.python)
 
     @_once
     def state(self) -> str:
@@ -425,20 +491,26 @@ class Capture:
         return calibrated * 1e-9
 
     @_once
+    def read_ticks(self) -> int:
+        """When this copy was made, if the process runs on this machine."""
+        now_ns = self._read_monotonic_ns - self.header.first_monotonic_ns
+        return self.header.first_ticks + int(now_ns * 1e-9 / self.tick_s)
+
+    @_once
     def end_ticks(self) -> int:
         """When the recording ended: of a running process now, of a killed one the newest time stamp in the capture."""
         header = self.header
         end = max(header.first_ticks, header.last_ticks)
         if self.state == "running":
-            now_ns = self._read_monotonic_ns - header.first_monotonic_ns
-            end = max(end, header.first_ticks + int(now_ns * 1e-9 / self.tick_s))
+            end = max(end, self.read_ticks)
         elif self.state == "killed":
             end = max([end, *(max(thread[1:4]) for thread in self.threads())])  # start, run, end
             end = max([end, *(event.end_ticks for event in self.events())])
         return end
 
 
-def _text(field: bytes) -> str:
+def text(field: bytes) -> str:
+    """A NUL-terminated field; invalid utf-8 is replaced."""
     return field.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 

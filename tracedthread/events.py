@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 from tracedthread import layout
-from tracedthread.capture import Capture, Frame
+from tracedthread.capture import Capture, Frame, text
 from tracedthread.rows import OTHER, seconds
 
 
@@ -77,7 +77,7 @@ def read_events(capture: Capture) -> tuple[EventRow, ...]:
         if not 0 < index < len(threads) or threads[index].generation != generation:
             return None, ""
         record = threads[index]
-        name = record.label.split(b"\0", 1)[0].decode("utf-8", "replace") or capture.string(record.name)
+        name = text(record.label) or capture.string(record.name)
         return (record.ident, record.native_id, record.start_ticks), name
 
     rows = []

@@ -23,6 +23,7 @@ class _State:
         # middle of patch(); new in a forked child, where its holder does not exist.
         self.guard = originals.RLock()
         self.pairs: tuple[tuple[Any, Any], ...] = ()  # (stock, ours) while patched
+        self.kept: tuple[tuple[Any, Any], ...] = ()  # those that unpatch() had to leave in place
         self.paused = False
         self.follow_fork = False
         self.uncovered: tuple[dict[str, Any], ...] = ()
@@ -38,6 +39,7 @@ def patch(
     force: bool = False,
     capture_bytes: int | None = None,
     event_threshold_ms: float | None = None,
+    deadlock_after_s: float | None = None,
     follow_fork: bool | None = None,
 ) -> bool:
     """
@@ -57,6 +59,8 @@ def patch(
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
+        deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in the
+            capture and said on stderr, once. 0: none does. Default: $TRACEDTHREAD_DEADLOCK_AFTER_S, else 5.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
     Returns:
@@ -73,6 +77,8 @@ def patch(
         raise ValueError(f"capture_bytes must be at least {_settings.MIN_CAPTURE_BYTES}")
     if event_threshold_ms is not None and not 0 <= event_threshold_ms < 1e9:
         raise ValueError("event_threshold_ms must be a number of milliseconds")
+    if deadlock_after_s is not None and not 0 <= deadlock_after_s < _settings.MAX_SECONDS:
+        raise ValueError("deadlock_after_s must be a number of seconds")
     try:
         target = None if path is None else _core.Target(path)
     except OSError as exc:
@@ -89,8 +95,10 @@ def patch(
             return True
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
+        if deadlock_after_s is None:
+            deadlock_after_s = _settings.deadlock_after_s()
         try:
-            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
+            _patch(target, force, capture_bytes, event_threshold_ms, deadlock_after_s, follow_fork)
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")
@@ -102,7 +110,12 @@ def unpatch() -> bool:
     """
     Give `_thread`, and every module that refers to our factories by name, the stock ones back, and stop recording.
 
-    Locks made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later `patch()`.
+    Locks and threads made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later
+    `patch()`.
+
+    From 3.13 on the functions behind `threading.Thread` (`_thread.start_joinable_thread`, `_ThreadHandle`,
+    `_make_thread_handle`, `_shutdown`) stay ours as long as threads that were started, or Thread objects that were
+    made, while patched still run or wait to be started: the stock ones would not join them at exit, nor start them.
 
     Returns:
         Whether it was patched.
@@ -145,6 +158,7 @@ def _patch(
     force: bool,
     size: int | None,
     event_threshold_ms: float | None,
+    deadlock_after_s: float | None,
     follow_fork: bool | None,
 ) -> None:
     from . import _green, _rebind
@@ -152,8 +166,9 @@ def _patch(
 
     if (package := _green.patched_by()) is not None:
         raise _core.Unavailable(f"{package} has patched threads; its locks are not native ones")
+    kept = {id(ours) for _, ours in _state.kept}
     for name, value in vars(originals).items():
-        if getattr(stock, name, value) is not value:
+        if (found := getattr(stock, name, value)) is not value and id(found) not in kept:
             raise _core.Unavailable(f"something else has replaced _thread.{name}")
     core = _core.load()
     from . import _thread as drop_in
@@ -165,6 +180,9 @@ def _patch(
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
+    if deadlock_after_s is None:
+        deadlock_after_s = 5.0
+    core.lib.tt_deadlock_watch_set(int(deadlock_after_s * 1e9), _stderr_descriptor())
 
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
@@ -177,6 +195,7 @@ def _patch(
     ours = {name: getattr(core.types, kind) for name, kind in drop_in._OURS.items() if hasattr(originals, name)}
     bootstrap._thread = originals
     _state.pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
+    _state.kept = ()
     _state.paused = False
     core.types.adopt_thread(_thread_name())
     core.lib.tt_recording_set(1)
@@ -190,17 +209,23 @@ def _unpatch() -> bool:
     if not _state.pairs:
         return False
     from . import _green, _rebind
+    from . import _thread as drop_in
 
     _green.unwatch()
-    ours = {id(value): original for original, value in _state.pairs}
+    core = _core.loaded()
+    in_use = core is not None and core.types.handles_in_use()
+    family = {id(getattr(originals, name)) for name in drop_in._FAMILY if in_use and hasattr(originals, name)}
+    _state.kept = tuple(pair for pair in _state.pairs if id(pair[0]) in family)
+    pairs = tuple(pair for pair in _state.pairs if id(pair[0]) not in family)
+    ours = {id(value): original for original, value in pairs}
     for name in vars(originals):
         if id(getattr(stock, name, None)) in ours:
             setattr(stock, name, getattr(originals, name))
     # A type or function has one stock name or two that are one object (lock and LockType): any of them will do.
-    _rebind.rebind((value, original) for original, value in _state.pairs)
+    _rebind.rebind((value, original) for original, value in pairs)
     bootstrap._thread = stock
     _state.pairs = ()
-    if (core := _core.loaded()) is not None:
+    if core is not None:
         core.lib.tt_recording_set(0)
     return True
 
@@ -219,6 +244,14 @@ def _thread_name() -> str:
     return "MainThread" if originals.get_native_id() == os.getpid() else ""
 
 
+def _stderr_descriptor() -> int:
+    # In a process that was started without a stderr, descriptor 2 may be anything.
+    try:
+        return 2 if sys.__stderr__ is not None and sys.__stderr__.fileno() == 2 else -1
+    except (OSError, ValueError):  # closed since
+        return -1
+
+
 def _step_aside(package: str) -> None:
     with _state.guard:
         if _unpatch():
@@ -231,7 +264,7 @@ def _hook() -> None:
     import atexit
 
     core = _core.load()
-    atexit.register(core.lib.tt_capture_finish)
+    atexit.register(core.finish)
     os.register_at_fork(after_in_child=_after_fork_in_child)
     _state.hooked = True
 
@@ -247,4 +280,4 @@ def _after_fork_in_child() -> None:
         _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
     # A child of multiprocessing ends by os._exit, past atexit, after running what it was told through this.
     if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.register_after_fork(core, lambda _: util.Finalize(None, core.lib.tt_capture_finish, exitpriority=-100))
+        util.register_after_fork(core, lambda _: util.Finalize(None, core.finish, exitpriority=-100))

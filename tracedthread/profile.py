@@ -18,6 +18,7 @@ from tracedthread.rows import (
     OTHER,
     BlameRow,
     LockRow,
+    StartRow,
     Stats,
     ThreadRow,
     Uncovered,
@@ -25,6 +26,7 @@ from tracedthread.rows import (
     fingerprint,
     seconds,
 )
+from tracedthread.threads import read_starts, read_threads, starts_since, threads_since
 
 SCHEMA = "tracedthread.report/1"
 
@@ -86,6 +88,7 @@ class Profile:
         uncovered: Locks that are not recorded.
         lost: Records that found no room, by section of the capture.
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
+        starts: The audit trail, oldest first; empty unless it was asked for.
     """
 
     process: Process
@@ -96,6 +99,7 @@ class Profile:
     uncovered: tuple[Uncovered, ...]
     lost: Mapping[str, int]
     events: tuple[EventRow, ...] = ()
+    starts: tuple[StartRow, ...] = ()
 
     @classmethod
     def from_capture(cls, capture: Capture) -> Profile:
@@ -122,7 +126,8 @@ class Profile:
             locks=_sorted_locks(locks),
             idle=_sorted_waits(idle),
             resources=_sorted_waits(resources),
-            threads=_sorted_threads(_read_threads(capture)),
+            threads=_sorted_threads(read_threads(capture)),
+            starts=read_starts(capture),
             uncovered=tuple(_read_uncovered(capture)),
             lost=capture.lost,
             events=read_events(capture),
@@ -175,6 +180,7 @@ class Profile:
             "idle": [row.to_dict() for row in self.idle],
             "resources": [{**row.to_dict(), "waker": row.waker} for row in self.resources],
             "threads": [row.to_dict() for row in self.threads],
+            "starts": [row.to_dict() for row in self.starts],
             "uncovered": [row.to_dict() for row in self.uncovered],
         }
 
@@ -184,8 +190,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
     What happened between two profiles of one recording.
 
     Counts, sums and histograms are exact. Maxima that did not grow are bounded from above: those of locks to within
-    12.5 %, those of a single stack by the time it waited. A thread's processor time is given only if the thread both
-    started and ended in between.
+    12.5 %, those of a single stack by the time it waited.
 
     Raises:
         ValueError: The profiles are of different recordings.
@@ -204,7 +209,8 @@ def subtract(after: Profile, before: Profile) -> Profile:
         locks=_sorted_locks(_subtract_locks(after.locks, before.locks, tick_s)),
         idle=_sorted_waits(_subtract_waits(after.idle, before.idle)),
         resources=_sorted_waits(_subtract_waits(after.resources, before.resources)),
-        threads=_sorted_threads(_subtract_threads(after.threads, before)),
+        threads=_sorted_threads(threads_since(after.threads, before.threads, elapsed)),
+        starts=starts_since(after.starts, elapsed),
         uncovered=after.uncovered,
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
         events=events_since(after.events, before.events, elapsed),
@@ -355,33 +361,6 @@ def _with_other_waits(lock: LockRow) -> LockRow:
     return replace(lock, waits=(*lock.waits, other)) if other.count else lock
 
 
-def _read_threads(capture: Capture) -> Iterable[ThreadRow]:
-    first, end = capture.header.first_ticks, capture.end_ticks
-    for index, record in enumerate(capture.threads()):
-        counted = record.wait_ticks or record.idle_ticks or record.resource_ticks
-        if not counted and (index == 0 or record.state == layout.THREAD_FREE):
-            continue
-        began = record.run_ticks or record.start_ticks
-        yield ThreadRow(
-            ident=record.ident,
-            native_id=record.native_id,
-            name=capture.string(record.name) if index else OTHER,
-            function=capture.string(record.function) if index else OTHER,
-            alive=index > 0 and record.end_ticks == 0 and capture.state == "running",
-            start_ticks=record.start_ticks,
-            end_ticks=record.end_ticks,
-            started_ticks=max(0, record.start_ticks - first) if index else 0,
-            latency_ticks=max(0, record.run_ticks - record.start_ticks) if record.run_ticks else 0,
-            lifetime_ticks=max(0, (record.end_ticks or end) - began) if index else 0,
-            cpu_ns=record.cpu_ns,
-            wait_ticks=record.wait_ticks,
-            idle_ticks=record.idle_ticks,
-            resource_ticks=record.resource_ticks,
-            own_gil_ticks=record.own_gil_ticks,
-            tick_s=capture.tick_s,
-        )
-
-
 def _read_uncovered(capture: Capture) -> Iterable[Uncovered]:
     for note in capture.notes():
         what, count, where = note.get("what"), note.get("count"), note.get("where")
@@ -452,27 +431,6 @@ def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s:
         if row.stats:
             rows.append(row)
     return rows
-
-
-def _subtract_threads(after: Iterable[ThreadRow], before: Profile) -> Iterable[ThreadRow]:
-    known = {row.key: row for row in before.threads}
-    elapsed = before.process.duration_ticks
-    for row in after:
-        old = known.get(row.key)
-        if old is None:
-            yield replace(row, started_ticks=max(0, row.started_ticks - elapsed))
-        elif old.end_ticks == 0:
-            yield replace(
-                row,
-                started_ticks=0,
-                latency_ticks=0,
-                lifetime_ticks=max(0, row.lifetime_ticks - old.lifetime_ticks),
-                cpu_ns=0,
-                wait_ticks=max(0, row.wait_ticks - old.wait_ticks),
-                idle_ticks=max(0, row.idle_ticks - old.idle_ticks),
-                resource_ticks=max(0, row.resource_ticks - old.resource_ticks),
-                own_gil_ticks=max(0, row.own_gil_ticks - old.own_gil_ticks),
-            )
 
 
 def _sorted_locks(rows: Iterable[LockRow]) -> tuple[LockRow, ...]:

@@ -403,13 +403,17 @@ class LockRow:
 @dataclass(frozen=True)
 class ThreadRow:
     """
-    One thread, or `(other)`: those that found no slot.
+    One thread, or `(other)`: those that found no slot, and those whose slot was needed for a later thread.
 
     Args:
+        threads: How many threads the row stands for: 1, or those of `(other)` that had a slot once.
+        parent: Name of the thread that started it; empty if that is not known.
+        stack: Where it was started, innermost first; empty if that is not known.
         started_ticks: From the start of the profile to the thread's start.
         latency_ticks: From the call that started it to its first instruction; 0 if that is not known.
         lifetime_ticks: How long it has run.
-        cpu_ns: Processor time, known when the thread has ended; 0 before.
+        cpu_ns: Processor time, up to its end or to the moment when its process last looked; 0 if it never did.
+        wait_count: Waits for locks.
     """
 
     ident: int
@@ -428,11 +432,25 @@ class ThreadRow:
     resource_ticks: int
     own_gil_ticks: int
     tick_s: float
+    wait_count: int = 0
+    threads: int = 1
+    parent: str = ""
+    stack: tuple[Frame, ...] = ()
 
     @property
     def key(self) -> Hashable:
         """Rows with the same key are one."""
         return self.ident, self.native_id, self.start_ticks
+
+    @property
+    def is_other(self) -> bool:
+        """Whether it is the row `(other)`."""
+        return not self.ident
+
+    @property
+    def created(self) -> Frame:
+        """Where it was started."""
+        return self.stack[0] if self.stack else NOWHERE
 
     @property
     def wait_s(self) -> float:
@@ -455,14 +473,32 @@ class ThreadRow:
         return seconds(self.own_gil_ticks, self.tick_s)
 
     @property
+    def latency_s(self) -> float:
+        """From the call that started it to its first instruction."""
+        return seconds(self.latency_ticks, self.tick_s)
+
+    @property
     def lifetime_s(self) -> float:
         """How long it has run."""
         return seconds(self.lifetime_ticks, self.tick_s)
 
     @property
     def cpu_s(self) -> float:
-        """Processor time, known when the thread has ended; 0 before."""
+        """Processor time."""
         return round(self.cpu_ns * 1e-9, 9)
+
+    def less(self, other: ThreadRow) -> ThreadRow:
+        """Its sums without those of `other`."""
+        return replace(
+            self,
+            threads=max(0, self.threads - other.threads),
+            wait_count=max(0, self.wait_count - other.wait_count),
+            cpu_ns=max(0, self.cpu_ns - other.cpu_ns),
+            wait_ticks=max(0, self.wait_ticks - other.wait_ticks),
+            idle_ticks=max(0, self.idle_ticks - other.idle_ticks),
+            resource_ticks=max(0, self.resource_ticks - other.resource_ticks),
+            own_gil_ticks=max(0, self.own_gil_ticks - other.own_gil_ticks),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A row of `threads`."""
@@ -471,15 +507,77 @@ class ThreadRow:
             "native_id": self.native_id,
             "name": self.name,
             "function": self.function,
+            "threads": self.threads,
             "alive": self.alive,
+            "parent": self.parent,
+            "created": {
+                "file": self.created.file,
+                "path": self.created.path,
+                "line": self.created.line,
+                "function": self.created.function,
+            }
+            if self.stack
+            else None,
             "started_s": seconds(self.started_ticks, self.tick_s),
-            "start_latency_s": seconds(self.latency_ticks, self.tick_s),
+            "start_latency_s": self.latency_s,
             "lifetime_s": self.lifetime_s,
             "cpu_s": self.cpu_s,
+            "waits": self.wait_count,
             "wait_s": self.wait_s,
             "idle_s": self.idle_s,
             "resource_s": self.resource_s,
             "own_gil_s": self.own_gil_s,
+        }
+
+
+@dataclass(frozen=True)
+class StartRow:
+    """
+    A line of the audit trail: a thread was started.
+
+    Args:
+        at_ticks: From the start of the profile.
+        ident: Of the new thread.
+        name: Of the new thread, when it was started.
+        function: What it runs.
+        stack: Where it was started, innermost first.
+    """
+
+    at_ticks: int
+    ident: int
+    name: str
+    function: str
+    parent: str
+    parent_ident: int
+    parent_native_id: int
+    stack: tuple[Frame, ...]
+    tick_s: float
+
+    @property
+    def at_s(self) -> float:
+        """Since the start of the profile."""
+        return seconds(self.at_ticks, self.tick_s)
+
+    @property
+    def frame(self) -> Frame:
+        """Where it was started."""
+        return self.stack[0] if self.stack else NOWHERE
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `starts`."""
+        return {
+            "at_s": self.at_s,
+            "ident": self.ident,
+            "name": self.name,
+            "runs": self.function,
+            "parent": self.parent,
+            "parent_ident": self.parent_ident,
+            "parent_native_id": self.parent_native_id,
+            "function": self.frame.function,
+            "file": self.frame.file,
+            "path": self.frame.path,
+            "line": self.frame.line,
+            "stack": [str(frame) for frame in self.stack],
         }
 
 

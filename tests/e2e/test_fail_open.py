@@ -213,6 +213,8 @@ def test_current_directory_that_is_gone(program: Path) -> None:
         ("TRACEDTHREAD_CAPTURE_BYTES", "many"),
         ("TRACEDTHREAD_EVENT_THRESHOLD_MS", "soon"),
         ("TRACEDTHREAD_EVENT_THRESHOLD_MS", "nan"),
+        ("TRACEDTHREAD_DEADLOCK_AFTER_S", "soon"),
+        ("TRACEDTHREAD_DEADLOCK_AFTER_S", "nan"),
         ("TRACEDTHREAD_FOLLOW_FORK", "maybe"),
     ],
 )

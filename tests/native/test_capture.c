@@ -74,7 +74,7 @@ static void test_what_does_not_fit_is_counted(void)
         CHECK(id == 0 || (id % 4 == 0 && memcmp(tt_the_segment.strings + id + 4, text, (size_t)n) == 0));
     }
     CHECK(s[TT_STRINGS].used <= s[TT_STRINGS].capacity);
-    for (uint32_t i = 0; s[TT_THREADS].lost < 3; i++) CHECK((tt_thread_announce(0, 0) == 0) == (s[TT_THREADS].lost > 0));
+    for (uint32_t i = 0; s[TT_THREADS].lost < 3; i++) CHECK((tt_thread_announce(0, 0, "") == 0) == (s[TT_THREADS].lost > 0));
     while (s[TT_NOTES].lost == 0) tt_capture_note("a note of some length", 21);
     CHECK(s[TT_NOTES].used <= s[TT_NOTES].capacity);
 }

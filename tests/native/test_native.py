@@ -65,6 +65,10 @@ def test_capture(sanitizer: str, tmp_path: Path) -> None:
     assert run(program, tmp_path).endswith("ok\n")
 
 
+def test_deadlock(sanitizer: str, tmp_path: Path) -> None:
+    assert run(build("test_deadlock", sanitizer, tmp_path)).endswith("ok\n")
+
+
 def test_core_knows_no_python() -> None:
     assert CORE, NATIVE
     for path in [*CORE, *(path.with_suffix(".h") for path in CORE)]:

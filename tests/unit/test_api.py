@@ -65,7 +65,14 @@ def test_patch_stays_a_function_when_the_module_is_imported() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["capture_bytes=1000", "capture_bytes=-1", "event_threshold_ms=-1", "event_threshold_ms=float('nan')"],
+    [
+        "capture_bytes=1000",
+        "capture_bytes=-1",
+        "event_threshold_ms=-1",
+        "event_threshold_ms=float('nan')",
+        "deadlock_after_s=-1",
+        "deadlock_after_s=float('nan')",
+    ],
 )
 def test_bad_arguments_raise(arguments: str) -> None:
     holds(f"""

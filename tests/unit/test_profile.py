@@ -251,7 +251,7 @@ def test_events_have_waiter_and_holder() -> None:
     of = profile(builder)
     first, second, third = of.events
     keys = {thread.name: thread.key for thread in of.threads}
-    assert (first.thread, first.thread_name) == (min(keys.values(), key=str), "request-1")
+    assert (first.thread, first.thread_name) == (keys["request-1"], "request-1")
     assert (first.holder, first.holder_name) == (keys["report"], "report")
     assert (first.lock, first.lock_id, first.kind, first.outcome) == ("_lock", 0xABC0, "lock", "acquired")
     assert (first.start_ticks, first.wait_s, first.own_gil_s) == (cb.MS * cb.TICKS_PER_NS, 0.008, 2e-6)

@@ -204,7 +204,7 @@ def _report(is_terminal: bool, paths: list[str]) -> str:
     import io
 
     pause()  # what rich and our own exporters do is not the program's
-    _core.load().lib.tt_capture_finish()
+    _core.load().finish()
     # Imports from here on are ours: a `token.py` beside the script is not meant.
     sys.path[:] = paths
     from tracedthread import snapshot
