@@ -40,7 +40,7 @@ _ERROR = "tracedthread_error"  # an attribute of test reports
 
 
 class Unjudged(Exception):
-    """A limit that cannot be judged: reported as an error, whatever the test did. The message is all there is to see."""
+    """A limit that cannot be judged: an error, whatever the test did. The message is all that is shown."""
 
 
 class _Run:

@@ -13,9 +13,11 @@ from difflib import get_close_matches
 
 from tracedthread import layout
 from tracedthread.capture import Capture, Frame
+from tracedthread.deadlock import Cycle, confirmed, cycles, waits
 from tracedthread.limits import Limit, selected
 from tracedthread.profile import Profile
 from tracedthread.rows import OTHER, BlameRow, LockRow, seconds
+from tracedthread.threads import thread_name
 
 MAX_NAMES = 5
 _LARGER = " (record with a larger --capture-size)"
@@ -82,16 +84,15 @@ def pending_waits(capture: Capture) -> tuple[Pending, ...]:
     """
     sites = capture.sites()
     result = []
-    for record in capture.threads():
-        kind = layout.KINDS[record.wait_kind] if record.wait_kind < len(layout.KINDS) else ""
-        if not record.wait_since or kind not in layout.CONTENTION_KINDS or record.wait_site >= len(sites):
+    for _, record in capture.waiting():
+        if layout.KINDS[record.wait_kind] not in layout.CONTENTION_KINDS or record.wait_site >= len(sites):
             continue
         site = sites[record.wait_site]
         result.append(
             Pending(
                 lock=capture.string(site.name),
                 created=Frame(capture.string(site.function), capture.string(site.file), site.line),
-                thread=record.label.split(b"\0", 1)[0].decode("utf-8", "replace") or capture.string(record.name),
+                thread=thread_name(capture, record),
                 elapsed_ticks=max(0, capture.end_ticks - record.wait_since),
                 stack=capture.stack(record.wait_stack),
             )
@@ -252,17 +253,42 @@ def _listed(names: list[str], between: str = ", ") -> str:
     return between.join(names[:MAX_NAMES]) + more
 
 
-def deadlocks(capture: Capture) -> list[str]:
+def deadlocks(capture: Capture, again: Capture | None = None) -> list[str]:
     """
-    The deadlocks that were noticed while it was recorded, one sentence each.
+    The deadlocks that the process noticed itself, or that it was in when the capture was read; one sentence each.
 
+    Args:
+        again: A later copy of the capture of a process that runs: a deadlock is what both copies have.
     Raises:
-        CaptureError: The capture is damaged.
+        CaptureError: A capture is damaged.
     """
-    return [_cycle(note["deadlock"]) for note in capture.notes() if "deadlock" in note]
+    noticed = [
+        sentence
+        for note in (again or capture).notes()
+        if "deadlock" in note and (sentence := _noticed(note["deadlock"]))
+    ]
+    found = cycles(waits(capture))
+    if capture.state == "running":
+        found = confirmed(found, cycles(waits(again))) if again is not None else []
+    now = [_cycle(cycle) for cycle in found if cycle.is_deadlock]
+    return list(dict.fromkeys([*noticed, *now]))
 
 
-def _cycle(note: object) -> str:
-    threads = note.get("threads") if isinstance(note, dict) else None
-    names = [str(one.get("name", "?")) if isinstance(one, dict) else str(one) for one in threads or []]
-    return f"deadlock: {' -> '.join(names)}" if names else f"deadlock: {note}"
+def _cycle(cycle: Cycle) -> str:
+    return _chain((wait.thread.name, wait.what, wait.blocker.name if wait.blocker else "") for wait in cycle.waits)
+
+
+def _noticed(note: object) -> str:
+    """A note of the form that native/deadlock.c writes."""
+    edges = note.get("threads") if isinstance(note, dict) else None
+    if not isinstance(edges, list):
+        return "a deadlock was noticed"
+    return _chain(
+        (str(edge.get("thread")), str(edge.get("for")), str(edge.get("held_by")))
+        for edge in edges
+        if isinstance(edge, dict)
+    )
+
+
+def _chain(edges: Iterable[tuple[str, str, str]]) -> str:
+    return "deadlock: " + ", ".join(f"{thread} waits for {what} of {holder}" for thread, what, holder in edges)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import capture_builder as cb
 import pytest
 
+from tracedthread import layout
 from tracedthread.__main__ import main
+from tracedthread.capture import Capture
 from tracedthread.limits import MEASURES, Limit, parse_duration, parse_share, selected
 
 CACHE = "/srv/shop/cache.py"
@@ -159,8 +162,10 @@ def test_an_unreadable_file_or_one_without_locks_is_refused(tmp_path: Path, caps
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5ms", 0.005), ("5 ms", 0.005), (" 1.5s ", 1.5), ("200us", 2e-4), ("200µs", 2e-4), ("200 μs", 2e-4)]
-    + [("100ns", 1e-7), ("2min", 120), (".5s", 0.5), ("0ms", 0)],
+    [
+        *[("5ms", 0.005), ("5 ms", 0.005), (" 1.5s ", 1.5), ("200us", 2e-4), ("200µs", 2e-4), ("200 μs", 2e-4)],
+        *[("100ns", 1e-7), ("2min", 120), (".5s", 0.5), ("0ms", 0)],
+    ],
 )
 def test_durations_as_people_write_them(text: str, value: float) -> None:
     assert parse_duration(text) == pytest.approx(value)
@@ -238,22 +243,63 @@ def test_no_lost_names_what_was_lost_and_minds_no_ring(tmp_path: Path, capsys: p
     assert "no room was left for 7 cells" in capsys.readouterr().out
 
 
+NOTE = """{"deadlock": {"threads": [
+    {"thread": "t-AB", "ident": 1, "kind": "lock", "for": "B", "created": "app.py:12", "held_by": "t-BA"},
+    {"thread": "t-BA", "ident": 2, "kind": "lock", "for": "A", "created": "app.py:11", "held_by": "t-AB"}]}}"""
+
+
 def test_no_deadlock_reads_what_the_process_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder, _ = shop()
     assert main(["check", str(save(tmp_path, builder)), "--no-deadlock"]) == 0
-    builder.note('{"deadlock": {"threads": [{"name": "worker-1"}, {"name": "worker-2"}]}}')
+    builder.lost[cb.NOTES] = 1
+    assert main(["check", str(save(tmp_path, builder)), "--no-deadlock"]) == 2
+    builder.note(NOTE)
     assert main(["check", str(save(tmp_path, builder)), "--no-deadlock"]) == 1
-    assert "worker-1 -> worker-2" in capsys.readouterr().out
+    assert "deadlock: t-AB waits for B of t-BA, t-BA waits for A of t-AB" in capsys.readouterr().out
+    assert main(["check", str(save(tmp_path, builder)), "--max-wait-max", "PriceCache._lock=1s"]) == 0, "not asked"
+
+
+@pytest.mark.parametrize("note", ["3", '{"threads": 3}', '{"threads": [1, {}]}', "{}", "null"])
+def test_a_note_on_a_deadlock_of_any_form_counts(tmp_path: Path, note: str) -> None:
+    builder, _ = shop()
+    builder.note(f'{{"deadlock": {note}}}')
+    assert main(["check", str(save(tmp_path, builder)), "--no-deadlock"]) == 1
 
 
 def test_a_wait_in_progress_without_a_time_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder, lock = shop()
     lock.counters["waiters"] = 1
     path = str(save(tmp_path, builder))
-    assert main(["check", path, "--max-wait-max", "PriceCache._lock=50ms"]) == 2
-    assert "1 of the waits for PriceCache._lock had not ended" in capsys.readouterr().out
+    for limit in ("--max-wait-max", "--max-wait-p99"):
+        assert main(["check", path, limit, "PriceCache._lock=50ms"]) == 2
+        assert "1 of the waits for PriceCache._lock had not ended" in capsys.readouterr().out
+    assert main(["check", path, "--max-blame", "slow_report=1s"]) == 2
     assert main(["check", path, "--max-wait-max", "PriceCache._lock=1ms"]) == 1
     assert main(["check", path, "--max-wait-max", "Session._lock=1ms", "--max-hold-max", "PriceCache._lock=2ms"]) == 0
+
+
+def test_a_wait_in_progress_counts_for_as_long_as_it_has_lasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder, lock = shop()
+    lock.counters["waiters"] = 1
+    builder.thread("stuck", "work")
+    stack = builder.stack(LOOKUP)
+    data = bytearray(builder.build())
+    threads = Capture.from_buffer(data).sections[layout.THREADS]
+    at = dict(zip(layout.ThreadRecord._fields, layout.THREAD.offsets()))
+    record = threads.offset + threads.record_size
+    struct.pack_into("<Q", data, record + at["wait_since"], builder.ticks(builder.duration_ns - 2_000 * cb.MS))
+    struct.pack_into("<II", data, record + at["wait_site"], lock.id, stack)
+    (tmp_path / "app.ttc").write_bytes(data)
+    path = str(tmp_path / "app.ttc")
+    assert main(["check", path, "--max-wait-max", "PriceCache._lock=1.9s"]) == 1
+    out = capsys.readouterr().out
+    assert "longest wait was 2.00 s" in out
+    assert "stuck still waited, since 2.0 s, in" in out
+    assert main(["check", path, "--max-wait-max", "PriceCache._lock=2.1s"]) == 0
+    assert main(["check", path, "--max-wait-total", "PriceCache._lock=2.2s"]) == 1
+    assert main(["check", path, "--max-blame", "slow_report=2s"]) == 2, "whose hold it is, is not known"
 
 
 def test_names_in_a_recording_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
