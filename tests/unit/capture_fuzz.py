@@ -24,21 +24,27 @@ import capture_builder as cb
 
 from tracedthread import layout
 from tracedthread.capture import Capture, CaptureError
+from tracedthread.compare import compare
 from tracedthread.export import render
+from tracedthread.export.plain import explain
+from tracedthread.limits import MEASURES, Limit
 from tracedthread.profile import Profile, subtract
+from tracedthread.verdict import deadlocks, judge, pending_waits
 
 MEMORY_BYTES = 768 << 20
 CASE_S = 10
 #: The text report takes ten times as long as all the rest; a difference twice as long.
 TEXT_EVERY, DIFFERENCE_EVERY = 50, 10
 
+LIMITS = [Limit(measure, "*", 1e-6) for measure in MEASURES.values()]
+
 _WORDS = (0, 1, 2, 3, 4, 7, 8, 255, 256, 4096, 65535, 2**16, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
 _LONGS = (*_WORDS, 2**40, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1)
 
 
 def small() -> bytes:
-    """One lock, one wait, one thread: most of its bytes mean something."""
-    builder = cb.CaptureBuilder(spare=1)
+    """One lock, one wait, one thread, which waits: most of its bytes mean something."""
+    builder = cb.CaptureBuilder(spare=1, grown=True)
     lock = builder.site("Cache.lock", ("Cache.__init__", "cache.py", 4), lock_type=1)
     lock.hold(500, 2 * cb.MS)
     places = [("get", "cache.py", 9), ("main", "app.py", 2)]
@@ -48,7 +54,16 @@ def small() -> bytes:
     builder.thread("worker", "run", start_ns=5, latency_ns=70_000, end_ns=9 * cb.MS, wait_ns=3 * cb.MS)
     builder.event(lock, places, 100, 3 * cb.MS)
     builder.note('{"what": "import locks", "count": 3, "where": ["a", "b"]}')
-    return builder.build()
+    builder.blame(lock, places, 2 * cb.MS, gil_ns=9_000, handoff_ns=500)
+    builder.thread("stuck", "run", start_ns=5)
+    data = bytearray(builder.build())
+    threads = Capture.from_buffer(data).sections[layout.THREADS]
+    at = dict(zip(layout.ThreadRecord._fields, layout.THREAD.offsets()))
+    record = threads.offset + 2 * threads.record_size
+    struct.pack_into(
+        "<QQII", data, record + at["wait_since"], builder.ticks(50), 0xABC0, lock.id, builder.stack(places)
+    )
+    return bytes(data)
 
 
 class Mutator:
@@ -168,6 +183,9 @@ def read(data: bytes, *, difference: bool, text: bool) -> bool:
         capture.events()
         capture.starts()
         list(capture.blame())
+        list(capture.contended())
+        pending = pending_waits(capture)
+        deadlocks(capture)
         capture.tick_s, capture.end_ticks, capture.lost  # noqa: B018
     except CaptureError as exc:
         assert "\n" not in str(exc)
@@ -175,6 +193,9 @@ def read(data: bytes, *, difference: bool, text: bool) -> bool:
     json.dumps(profile.to_dict(), allow_nan=False)
     if difference:
         json.dumps(subtract(profile, profile).to_dict(), allow_nan=False)
+        json.dumps(compare(profile, profile).to_dict(), allow_nan=False)
+        for verdict in judge(profile, LIMITS, pending):
+            explain(verdict)
     if text:
         render(profile, "text", io.StringIO())
     return True
