@@ -1,0 +1,109 @@
+"""From a program to a verdict: record, check, compare, as a CI job does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tracedthread
+
+ROOT = str(Path(tracedthread.__file__).resolve().parent.parent)
+
+PROGRAM = """
+import sys, threading, time
+
+class PriceCache:
+    def __init__(self):
+        self._lock = threading.Lock()
+
+cache = PriceCache()
+
+def slow_report(seconds, ready):
+    with cache._lock:
+        ready.set()
+        time.sleep(seconds)
+
+def checkout(seconds):
+    ready = threading.Event()
+    report = threading.Thread(target=slow_report, args=(seconds, ready))
+    report.start()
+    ready.wait()
+    with cache._lock:
+        pass
+    report.join()
+
+for _ in range(3):
+    checkout(float(sys.argv[1]))
+"""
+
+
+def tracedthread_(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("TRACEDTHREAD_", "OTEL_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "tracedthread", *arguments],
+        cwd=folder,
+        env={**env, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With quick.ttc and slow.ttc."""
+    folder = tmp_path_factory.mktemp("ci")
+    (folder / "program.py").write_text(PROGRAM)
+    for name, seconds in (("quick", "0.01"), ("slow", "0.3")):
+        assert tracedthread_(folder, "run", "-q", "-o", f"{name}.ttc", "program.py", seconds).returncode == 0
+    return folder
+
+
+def test_a_recording_within_its_limits_passes(folder: Path) -> None:
+    limits = ["--max-wait-p99", "PriceCache._lock=50s", "--max-hold-max", "_lock=50s", "--no-deadlock", "--no-lost"]
+    result = tracedthread_(folder, "check", "quick.ttc", *limits)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+
+
+def test_a_recording_above_a_limit_fails_and_names_the_site(folder: Path) -> None:
+    result = tracedthread_(folder, "check", "slow.ttc", "--max-wait-max", "PriceCache._lock=100ms")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "PriceCache._lock (program.py:6): longest wait was" in result.stdout
+    assert f"checkout {folder}/program.py:" in result.stdout
+
+
+def test_an_unknown_name_is_no_pass(folder: Path) -> None:
+    result = tracedthread_(folder, "check", "quick.ttc", "--max-wait-max", "PriceCache.lock=50s")
+    assert result.returncode == 2
+    assert "did you mean PriceCache._lock?" in result.stdout
+
+
+def test_two_recordings_are_compared_lock_by_lock(folder: Path) -> None:
+    report = json.loads(tracedthread_(folder, "diff", "quick.ttc", "slow.ttc", "--json").stdout)
+    (lock,) = (row for row in report["locks"] if row["name"] == "PriceCache._lock")
+    assert lock["status"] == "both"
+    assert lock["change"]["wait_s"] > 0.5
+    result = tracedthread_(folder, "diff", "quick.ttc", "slow.ttc")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Threads wait longer for PriceCache._lock" in " ".join(result.stdout.split())
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
+    for arguments in ("diff quick.ttc slow.ttc", "check slow.ttc --max-wait-max _lock=1ns", "doctor"):
+        command = f"{sys.executable} -m tracedthread {arguments} | head -c 1"
+        result = subprocess.run(
+            ["bash", "-c", command],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": ROOT},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.stderr == ""
