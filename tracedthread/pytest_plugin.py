@@ -29,7 +29,7 @@ import pytest
 if TYPE_CHECKING:
     from tracedthread.limits import Limit
     from tracedthread.profile import Profile
-    from tracedthread.verdict import Pending
+    from tracedthread.unfinished import Pending
 
 MARKERS = {"limit_lock_wait": "wait", "limit_lock_hold": "hold"}
 MAX_LOCKS = 5
@@ -154,8 +154,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
     before, _ = _read()
     result = yield
-    after, pending = _read()
-    _judge(subtract(after, before), pending, limits)
+    after, unfinished = _read()
+    _judge(subtract(after, before), unfinished, limits)
     return result
 
 
@@ -260,20 +260,20 @@ def _read() -> tuple[Profile, tuple[Pending, ...]]:
     from tracedthread import _core, is_patched
     from tracedthread.capture import Capture
     from tracedthread.profile import Profile
-    from tracedthread.verdict import pending_waits
+    from tracedthread.unfinished import pending
 
     core = _core.loaded()
     if core is None or not is_patched():
         raise Unjudged(_why_not_recorded())
     capture = Capture.from_buffer(core.copy())
-    return Profile.from_capture(capture), pending_waits(capture)
+    return Profile.from_capture(capture), pending(capture)
 
 
-def _judge(profile: Profile, pending: tuple[Pending, ...], limits: list[Limit]) -> None:
+def _judge(profile: Profile, unfinished: tuple[Pending, ...], limits: list[Limit]) -> None:
     from tracedthread.export.plain import amount, clean, explain
     from tracedthread.verdict import judge
 
-    verdicts = judge(profile, limits, pending)
+    verdicts = judge(profile, limits, unfinished)
     problems = [
         f"the limit on {clean(verdict.limit.name)} cannot be judged: {clean(verdict.problem)}"
         for verdict in verdicts

@@ -11,27 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from tracedthread import layout
-from tracedthread.capture import Capture, Frame
-from tracedthread.deadlock import Cycle, confirmed, cycles, waits
-from tracedthread.limits import Limit, selected
+from tracedthread.capture import Frame
+from tracedthread.limits import Limit, is_pattern, selected
 from tracedthread.profile import Profile
-from tracedthread.rows import OTHER, BlameRow, LockRow, seconds
-from tracedthread.threads import thread_name
+from tracedthread.rows import OTHER, BlameRow, LockRow, Stats, seconds
+from tracedthread.unfinished import Pending
 
 MAX_NAMES = 5
 _LARGER = " (record with a larger --capture-size)"
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A wait for a lock that was in progress when the capture was read."""
-
-    lock: str
-    created: Frame
-    thread: str
-    elapsed_ticks: int
-    stack: tuple[Frame, ...]
 
 
 @dataclass(frozen=True)
@@ -41,9 +28,9 @@ class Reading:
 
     Args:
         value: Seconds, or a share of 1.
-        lock: None for a function. Its counters include the waits in `pending`.
+        lock: None for a function. Its counters include `pending`.
         blame: Of the lock, or of the function, worst first.
-        pending: Waits for the lock in progress.
+        pending: Waits for the lock, and holds of it, that had not ended.
     """
 
     name: str
@@ -63,11 +50,13 @@ class Verdict:
     Args:
         readings: Of all that the limit selects, worst first.
         problem: Why it cannot be judged, one sentence; empty if it can.
+        note: What the readings leave out, one sentence; empty if nothing.
     """
 
     limit: Limit
     readings: tuple[Reading, ...]
     problem: str = ""
+    note: str = ""
 
     @property
     def exceeded(self) -> tuple[Reading, ...]:
@@ -75,41 +64,17 @@ class Verdict:
         return tuple(reading for reading in self.readings if reading.exceeded)
 
 
-def pending_waits(capture: Capture) -> tuple[Pending, ...]:
-    """
-    The waits for locks that were in progress, as far as the capture says since when.
-
-    Raises:
-        CaptureError: The capture is damaged.
-    """
-    sites = capture.sites()
-    result = []
-    for _, record in capture.waiting():
-        if layout.KINDS[record.wait_kind] not in layout.CONTENTION_KINDS or record.wait_site >= len(sites):
-            continue
-        site = sites[record.wait_site]
-        result.append(
-            Pending(
-                lock=capture.string(site.name),
-                created=Frame(capture.string(site.function), capture.string(site.file), site.line),
-                thread=thread_name(capture, record),
-                elapsed_ticks=max(0, capture.end_ticks - record.wait_since),
-                stack=capture.stack(record.wait_stack),
-            )
-        )
-    return tuple(result)
-
-
 def judge(profile: Profile, limits: Iterable[Limit], pending: Iterable[Pending] = ()) -> list[Verdict]:
     """
     Hold a profile against limits.
 
     Args:
-        pending: What was in progress when the profile was taken.
+        pending: What had not ended when the profile was taken. Of that, what was before the profile does not count.
     """
-    waiting = tuple(pending)
+    most = profile.process.duration_ticks
+    inside = tuple(replace(one, elapsed_ticks=min(one.elapsed_ticks, most)) for one in pending)
     return [
-        _judge_blame(profile, limit, waiting) if limit.measure.of == "blame" else _judge_locks(profile, limit, waiting)
+        _judge_blame(profile, limit, inside) if limit.measure.of == "blame" else _judge_locks(profile, limit, inside)
         for limit in limits
     ]
 
@@ -126,12 +91,14 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
         return Verdict(limit, (), _unknown("lock", limit.name, (lock.name for lock in profile.locks)))
     readings = []
     problems: list[str] = []
+    notes: list[str] = []
     for lock in locks:
-        mine = tuple(wait for wait in pending if (wait.lock, wait.created) == (lock.name, lock.created))
+        mine = tuple(one for one in pending if (one.lock, one.created) == (lock.name, lock.created))
         readings.append(_read_lock(lock, limit, mine))
-        untimed = lock.stats.waiters - len(mine)
-        if untimed > 0 and limit.measure.of == "wait" and not readings[-1].exceeded:
-            problems.append(f"{untimed} of the waits for {lock.name} had not ended, and since when is not known")
+        if (untimed := _untimed(lock, limit, mine)) > 0 and not readings[-1].exceeded:
+            what = f"{untimed} of the {limit.measure.of}s of {lock.name} had not ended, and since when is not known"
+            # Locks that are held for good, as a signal, are in every program: a pattern is hardly about them.
+            (notes if limit.measure.of == "hold" and is_pattern(limit.name) else problems).append(what)
     if not any(lock.stats.acquisitions or lock.stats.contended or lock.stats.waiters for lock in locks):
         problems.append(f"{_listed(sorted(names))} was created, but nobody has taken it")
     if (profile.lost.get("sites") or profile.lost.get("strings")) and any(
@@ -140,24 +107,23 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
         problems.append(
             f"locks found no room in the recording, and one that exceeds the limit may be among them{_LARGER}"
         )
-    return _verdict(limit, readings, problems)
+    return _verdict(limit, readings, problems, notes)
+
+
+def _untimed(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> int:
+    """Waits or holds, as the limit has it, of which neither the end is known nor the start."""
+    timed = sum(one.of == limit.measure.of for one in pending)
+    if limit.measure.of == "wait":
+        return lock.stats.waiters - timed
+    if limit.measure.of == "hold":
+        return lock.stats.acquisitions - sum(lock.stats.hold.counts) - timed
+    return 0
 
 
 def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Reading:
-    stats, measure = lock.stats, limit.measure
-    if pending:
-        ticks = [wait.elapsed_ticks for wait in pending]
-        wait = stats.wait
-        for elapsed in ticks:
-            wait = wait.with_one(int(elapsed * lock.tick_s * 1e9))
-        stats = replace(
-            stats,
-            contended=stats.contended + len(ticks),
-            wait_ticks=stats.wait_ticks + sum(ticks),
-            wait_max_ticks=max(stats.wait_max_ticks, *ticks),
-            wait=wait,
-        )
-        lock = replace(lock, stats=stats)
+    measure = limit.measure
+    lock = replace(lock, stats=_with_pending(lock, pending))
+    stats = lock.stats
     if measure.of == "contended":
         tries = max(stats.acquisitions, stats.contended)
         value = round(stats.contended / tries, 12) if tries else 0.0
@@ -169,6 +135,29 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
         quantile_s = lock.wait_quantile_s if measure.of == "wait" else lock.hold_quantile_s
         value = quantile_s(measure.percentile / 100)
     return Reading(lock.name, lock.created, value, value > limit.most, lock, lock.blame, pending)
+
+
+def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
+    """The lock's counters as if what has not ended had ended when they were read."""
+    stats = lock.stats
+    for one in pending:
+        ticks, ns = one.elapsed_ticks, int(one.elapsed_ticks * lock.tick_s * 1e9)
+        if one.of == "wait":
+            stats = replace(
+                stats,
+                contended=stats.contended + 1,
+                wait_ticks=stats.wait_ticks + ticks,
+                wait_max_ticks=max(stats.wait_max_ticks, ticks),
+                wait=stats.wait.with_one(ns),
+            )
+        else:
+            stats = replace(
+                stats,
+                hold_ticks=stats.hold_ticks + ticks,
+                hold_max_ticks=max(stats.hold_max_ticks, ticks),
+                hold=stats.hold.with_one(ns),
+            )
+    return stats
 
 
 def _may_hide(lock: LockRow, limit: Limit) -> bool:
@@ -195,13 +184,14 @@ def _judge_blame(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
     problems = []
     most_s = max((reading.value for reading in readings), default=0.0)
     unknown_s = sum(map(_unattributed_s, profile.locks))
-    unknown_s += seconds(sum(wait.elapsed_ticks for wait in pending), profile.process.tick_s)
+    waits = [one for one in pending if one.of == "wait"]
+    unknown_s += seconds(sum(wait.elapsed_ticks for wait in waits), profile.process.tick_s)
     if most_s <= limit.most < most_s + unknown_s:
         problems.append(
             f"whose holds caused another {unknown_s:.3g} s of waiting is not known, and with it the limit may be "
             "exceeded"
         )
-    elif most_s <= limit.most and (untimed := sum(lock.stats.waiters for lock in profile.locks) - len(pending)) > 0:
+    elif most_s <= limit.most and (untimed := sum(lock.stats.waiters for lock in profile.locks) - len(waits)) > 0:
         problems.append(f"{untimed} waits had not ended, and since when is not known")
     return _verdict(limit, readings, problems)
 
@@ -230,9 +220,9 @@ def _functions_seen(profile: Profile) -> Iterator[str]:
         yield from (frame.function for frame in row.stack)
 
 
-def _verdict(limit: Limit, readings: list[Reading], problems: list[str]) -> Verdict:
+def _verdict(limit: Limit, readings: list[Reading], problems: list[str], notes: Iterable[str] = ()) -> Verdict:
     readings.sort(key=lambda reading: (-reading.value, reading.name))
-    return Verdict(limit, tuple(readings), "; ".join(dict.fromkeys(problems)))
+    return Verdict(limit, tuple(readings), "; ".join(dict.fromkeys(problems)), "; ".join(notes))
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
@@ -251,44 +241,3 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> str:
 def _listed(names: list[str], between: str = ", ") -> str:
     more = f", … ({len(names)} in all)" if len(names) > MAX_NAMES else ""
     return between.join(names[:MAX_NAMES]) + more
-
-
-def deadlocks(capture: Capture, again: Capture | None = None) -> list[str]:
-    """
-    The deadlocks that the process noticed itself, or that it was in when the capture was read; one sentence each.
-
-    Args:
-        again: A later copy of the capture of a process that runs: a deadlock is what both copies have.
-    Raises:
-        CaptureError: A capture is damaged.
-    """
-    noticed = [
-        sentence
-        for note in (again or capture).notes()
-        if "deadlock" in note and (sentence := _noticed(note["deadlock"]))
-    ]
-    found = cycles(waits(capture))
-    if capture.state == "running":
-        found = confirmed(found, cycles(waits(again))) if again is not None else []
-    now = [_cycle(cycle) for cycle in found if cycle.is_deadlock]
-    return list(dict.fromkeys([*noticed, *now]))
-
-
-def _cycle(cycle: Cycle) -> str:
-    return _chain((wait.thread.name, wait.what, wait.blocker.name if wait.blocker else "") for wait in cycle.waits)
-
-
-def _noticed(note: object) -> str:
-    """A note of the form that native/deadlock.c writes."""
-    edges = note.get("threads") if isinstance(note, dict) else None
-    if not isinstance(edges, list):
-        return "a deadlock was noticed"
-    return _chain(
-        (str(edge.get("thread")), str(edge.get("for")), str(edge.get("held_by")))
-        for edge in edges
-        if isinstance(edge, dict)
-    )
-
-
-def _chain(edges: Iterable[tuple[str, str, str]]) -> str:
-    return "deadlock: " + ", ".join(f"{thread} waits for {what} of {holder}" for thread, what, holder in edges)

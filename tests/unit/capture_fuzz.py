@@ -29,7 +29,8 @@ from tracedthread.export import render
 from tracedthread.export.plain import explain
 from tracedthread.limits import MEASURES, Limit
 from tracedthread.profile import Profile, subtract
-from tracedthread.verdict import deadlocks, judge, pending_waits
+from tracedthread.unfinished import deadlocks, pending
+from tracedthread.verdict import judge
 
 MEMORY_BYTES = 768 << 20
 CASE_S = 10
@@ -184,7 +185,7 @@ def read(data: bytes, *, difference: bool, text: bool) -> bool:
         capture.starts()
         list(capture.blame())
         list(capture.contended())
-        pending = pending_waits(capture)
+        unfinished = pending(capture)
         deadlocks(capture)
         capture.tick_s, capture.end_ticks, capture.lost  # noqa: B018
     except CaptureError as exc:
@@ -194,7 +195,7 @@ def read(data: bytes, *, difference: bool, text: bool) -> bool:
     if difference:
         json.dumps(subtract(profile, profile).to_dict(), allow_nan=False)
         json.dumps(compare(profile, profile).to_dict(), allow_nan=False)
-        for verdict in judge(profile, LIMITS, pending):
+        for verdict in judge(profile, LIMITS, unfinished):
             explain(verdict)
     if text:
         render(profile, "text", io.StringIO())

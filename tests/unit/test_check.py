@@ -272,7 +272,7 @@ def test_a_wait_in_progress_without_a_time_is_no_pass(tmp_path: Path, capsys: py
     path = str(save(tmp_path, builder))
     for limit in ("--max-wait-max", "--max-wait-p99"):
         assert main(["check", path, limit, "PriceCache._lock=50ms"]) == 2
-        assert "1 of the waits for PriceCache._lock had not ended" in capsys.readouterr().out
+        assert "1 of the waits of PriceCache._lock had not ended" in capsys.readouterr().out
     assert main(["check", path, "--max-blame", "slow_report=1s"]) == 2
     assert main(["check", path, "--max-wait-max", "PriceCache._lock=1ms"]) == 1
     assert main(["check", path, "--max-wait-max", "Session._lock=1ms", "--max-hold-max", "PriceCache._lock=2ms"]) == 0
@@ -296,10 +296,23 @@ def test_a_wait_in_progress_counts_for_as_long_as_it_has_lasted(
     assert main(["check", path, "--max-wait-max", "PriceCache._lock=1.9s"]) == 1
     out = capsys.readouterr().out
     assert "longest wait was 2.00 s" in out
-    assert "stuck still waited, since 2.0 s, in" in out
+    assert "stuck had waited for 2.0 s when this was read, in" in out
     assert main(["check", path, "--max-wait-max", "PriceCache._lock=2.1s"]) == 0
     assert main(["check", path, "--max-wait-total", "PriceCache._lock=2.2s"]) == 1
     assert main(["check", path, "--max-blame", "slow_report=2s"]) == 2, "whose hold it is, is not known"
+
+
+def test_a_hold_in_progress_without_a_time_is_no_pass_but_for_patterns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder, lock = shop()
+    lock.counters["acquisitions"] += 1
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-hold-max", "PriceCache._lock=1min"]) == 2
+    assert "1 of the holds of PriceCache._lock had not ended" in capsys.readouterr().out
+    assert main(["check", path, "--max-hold-max", "*=1min", "--max-wait-max", "PriceCache._lock=1min"]) == 0
+    assert "left out: 1 of the holds of PriceCache._lock had not ended" in capsys.readouterr().out
+    assert main(["check", path, "--max-hold-max", "PriceCache._lock=1us"]) == 1
 
 
 def test_names_in_a_recording_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

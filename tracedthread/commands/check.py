@@ -13,7 +13,8 @@ from tracedthread.capture import Capture, CaptureError
 from tracedthread.export.plain import clean, explain, measured, put, refusal
 from tracedthread.limits import MEASURES, Limit, Measure
 from tracedthread.profile import Profile
-from tracedthread.verdict import deadlocks, judge, pending_waits, was_used
+from tracedthread.unfinished import deadlocks, pending
+from tracedthread.verdict import judge, was_used
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -98,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         capture = Capture.open(args.file)
         profile = Profile.from_capture(capture)
-        pending = pending_waits(capture)
+        unfinished = pending(capture)
         cycles = deadlocks(capture, _again(capture, args.file)) if args.no_deadlock else []
     except (OSError, CaptureError) as exc:
         sys.stderr.write(refusal(args.file, exc))
@@ -114,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
             explain(verdict),
             measured(verdict),
         )
-        for option, verdict in zip(options, judge(profile, limits, pending))
+        for option, verdict in zip(options, judge(profile, limits, unfinished))
     ]
     if args.no_deadlock:
         answers.append(_no_deadlock(cycles, profile))

@@ -52,6 +52,8 @@ def explain(verdict: Verdict, *, below: tuple[str, ...] = ()) -> list[str]:
         lines.append(f"and {len(verdict.exceeded) - MAX_READINGS} more above the limit")
     if verdict.problem:
         lines.append(clean(f"cannot be judged: {verdict.problem}"))
+    if verdict.note:
+        lines.append(clean(f"left out: {verdict.note}"))
     return lines
 
 
@@ -68,10 +70,12 @@ def _evidence(reading: Reading, below: tuple[str, ...]) -> Iterator[str]:
     if reading.lock is not None:
         yield _counters(reading.lock.stats, reading.lock.wait_s, reading.lock.wait_max_s, "wait")
         yield _counters(reading.lock.stats, reading.lock.hold_s, reading.lock.hold_max_s, "hold")
-        for wait in reading.pending[:MAX_STACKS]:
-            elapsed = duration(wait.elapsed_ticks * reading.lock.tick_s)
-            yield clean(f"{wait.thread or 'a thread'} still waited, since {elapsed}, in")
-            yield from _stack(wait.stack, below)
+        for one in reading.pending[:MAX_STACKS]:
+            did = "had waited for" if one.of == "wait" else "had held it for"
+            elapsed = duration(one.elapsed_ticks * reading.lock.tick_s)
+            yield clean(f"{one.thread or 'a thread'} {did} {elapsed} when this was read{', in' if one.stack else ''}")
+            if one.stack:
+                yield from _stack(one.stack, below)
         for row in reading.lock.waits[:MAX_STACKS]:
             yield f"waited {duration(row.wait_s)} in {count(row.count, 'wait')}, at most {duration(row.max_s)}, in"
             yield from _stack(row.stack, below)
@@ -85,7 +89,7 @@ def _evidence(reading: Reading, below: tuple[str, ...]) -> Iterator[str]:
 
 
 def _counters(stats: Stats, sum_s: float, max_s: float, what: str) -> str:
-    number = stats.contended if what == "wait" else stats.acquisitions
+    number = stats.contended if what == "wait" else sum(stats.hold.counts)
     return (
         f"{count(number, what)}: {duration(sum_s)} together, the longest {duration(max_s)}" if number else f"no {what}s"
     )
@@ -95,7 +99,8 @@ def _stack(stack: tuple[Frame, ...], below: tuple[str, ...]) -> Iterator[str]:
     runner = next((at for at, frame in enumerate(stack) if any(part in frame.path for part in below)), len(stack))
     frames = stack[:runner] or stack
     for frame in frames[:MAX_FRAMES]:
-        yield clean(f"    {frame.function} {frame.path}:{frame.line}")
+        place = f" {frame.path}:{frame.line}" if frame.path else ""
+        yield clean(f"    {frame.function}{place}")
     if len(frames) > MAX_FRAMES:
         yield f"    … {count(len(frames) - MAX_FRAMES, 'more frame')}"
     if not frames:
