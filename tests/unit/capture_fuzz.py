@@ -35,7 +35,7 @@ from tracedthread.verdict import judge
 MEMORY_BYTES = 768 << 20
 CASE_S = 10
 #: The text report takes ten times as long as all the rest; a difference twice as long.
-TEXT_EVERY, DIFFERENCE_EVERY = 50, 10
+TEXT_EVERY, DIFFERENCE_EVERY = 100, 20
 
 LIMITS = [Limit(measure, "*", 1e-6) for measure in MEASURES.values()]
 
