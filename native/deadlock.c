@@ -59,7 +59,10 @@ static bool find_blocker(uint32_t thread, edge *found)
     found->lock = contended_lock(r->wait_lock);
     if (!found->lock || !found->lock->owner) return false;
     found->blocker = found->lock->owner;
-    return tt_the_segment.threads[found->blocker].generation == found->lock->owner_generation;
+    const tt_thread_record *owner = &tt_the_segment.threads[found->blocker];
+    // A thread that we have started cannot own what was taken before: it has the ident of one that is gone.
+    bool impostor = owner->run_ticks && found->lock->held_since < owner->start_ticks;
+    return owner->generation == found->lock->owner_generation && !impostor;
 }
 
 // Whether nobody outside of the cycle can end it. A plain lock may be released by any thread: two of them that each hold a

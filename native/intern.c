@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "intern.h"
 #include <stdlib.h>
 #include <string.h>
@@ -5,7 +6,7 @@
 // Open addressing, at most half full: twice as many slots as the section has records.
 typedef struct slot { uint32_t hash, id; } slot;   // id 0: empty
 typedef struct table { slot *slots; uint32_t mask; } table;
-static table strings, frames, stacks, sites, cells;
+static table strings, frames, stacks, sites, cells, blame;
 
 typedef bool same_fn(uint32_t id, const void *key);
 
@@ -44,10 +45,14 @@ int tt_intern_init(const tt_section *sections)
     // A string takes 8 bytes or more, and usually more than 16; when the table is full, add_string refuses.
     return make(&strings, sections[TT_STRINGS].capacity / 16) | make(&frames, sections[TT_FRAMES].capacity)
            | make(&stacks, sections[TT_STACKS].capacity) | make(&sites, sections[TT_SITES].capacity)
-           | make(&cells, sections[TT_CELLS].capacity);
+           | make(&cells, sections[TT_CELLS].capacity) | make(&blame, sections[TT_BLAME].capacity);
 }
 
-void tt_intern_forget_counters(void) { memset(cells.slots, 0, ((size_t)cells.mask + 1) * sizeof(slot)); }
+void tt_intern_forget_counters(void)
+{
+    memset(cells.slots, 0, ((size_t)cells.mask + 1) * sizeof(slot));
+    memset(blame.slots, 0, ((size_t)blame.mask + 1) * sizeof(slot));
+}
 
 typedef struct text_key { const char *text; uint32_t length; } text_key;
 
@@ -138,6 +143,37 @@ static bool same_site(uint32_t id, const void *key)
     return a->name == b->name && a->file == b->file && a->function == b->function && a->line == b->line && a->type == b->type;
 }
 
+// The length of a string of the capture, whose text is at `*text`.
+static uint32_t text_of(uint32_t id, const char **text)
+{
+    uint32_t length;
+    memcpy(&length, tt_the_segment.strings + id, sizeof length);
+    *text = tt_the_segment.strings + id + sizeof length;
+    return length;
+}
+
+// FNV-1a, RFC 9923, over the text and, unless it is the last one, a zero byte.
+static uint64_t hash_text(uint64_t hash, const char *text, uint32_t length, bool last)
+{
+    for (uint32_t i = 0; i < length + !last; i++) hash = (hash ^ (i < length ? (uint8_t)text[i] : 0)) * 0x100000001b3u;
+    return hash;
+}
+
+// Of "lock" or "rlock", name, function and the file's base name: what stays the same when lines move and folders differ.
+static uint64_t fingerprint(const tt_site *site)
+{
+    const char *type = site->type == TT_RLOCK ? "rlock" : "lock", *text;
+    uint64_t hash = hash_text(0xcbf29ce484222325u, type, (uint32_t)strlen(type), false);
+    uint32_t length = text_of(site->name, &text);
+    hash = hash_text(hash, text, length, false);
+    length = text_of(site->function, &text);
+    hash = hash_text(hash, text, length, false);
+    length = text_of(site->file, &text);
+    const char *base = memrchr(text, '/', length);
+    uint32_t skip = base ? (uint32_t)(base + 1 - text) : 0;
+    return hash_text(hash, text + skip, length - skip, true);
+}
+
 uint32_t tt_intern_site(const tt_site *site)
 {
     uint32_t hash = mix2((uint64_t)site->file << 32 | site->name, (uint64_t)site->line << 1 | site->type);
@@ -146,6 +182,7 @@ uint32_t tt_intern_site(const tt_site *site)
         uint32_t id = tt_segment_reserve(TT_SITES);
         if (!id) return TT_SITE_OTHER;
         tt_the_segment.sites[id] = *site;
+        tt_the_segment.sites[id].fingerprint = fingerprint(site);
         tt_segment_publish(TT_STATS);   // its counters are zero and wait; a reader needs them as soon as it sees the site
         tt_segment_publish(TT_SITES);
         *s = (slot){hash, id};
@@ -172,4 +209,24 @@ tt_wait_cell *tt_intern_cell(uint32_t site, uint32_t stack, enum tt_kind kind)
         *s = (slot){hash, id};
     }
     return &tt_the_segment.cells[s->id];
+}
+
+static bool same_blame(uint32_t id, const void *key)
+{
+    const tt_blame_cell *a = &tt_the_segment.blame[id], *b = key;
+    return a->stack == b->stack && a->site == b->site;
+}
+
+tt_blame_cell *tt_intern_blame(uint32_t site, uint32_t stack)
+{
+    tt_blame_cell key = {.site = site, .stack = stack};
+    slot *s = find(&blame, mix((uint64_t)site << 32 | stack), same_blame, &key);
+    if (s->id == 0) {
+        uint32_t id = tt_segment_reserve(TT_BLAME);
+        if (!id) return &tt_the_segment.blame[0];   // `(other)`
+        tt_the_segment.blame[id] = key;
+        tt_segment_publish(TT_BLAME);
+        *s = (slot){mix((uint64_t)site << 32 | stack), id};
+    }
+    return &tt_the_segment.blame[s->id];
 }

@@ -1,73 +1,189 @@
 #include "lock.h"
 #include <stdlib.h>
+#include <string.h>
+#include "blame.h"
 #include "clock.h"
+#include "contended.h"
 #include "segment.h"
+#include "thread.h"
 
 // A waiter passed over for this long is handed the lock. CPython 3.13's PyMutex is fair after the same time.
 #define FAIR_NS 1000000u
 
-static tt_waiter *spare;   // freed waiters
+static void *spare_waiters, *spare_queues;   // freed ones; the first word of each points to the next
 
-tt_waiter *tt_waiter_new(void)
+static void *take_spare(void **spare, size_t size)
 {
-    tt_waiter *w = spare;
-    if (w)
-        spare = w->next;
-    else
-        w = malloc(sizeof *w);
-    return w;
+    void *memory = *spare;
+    if (!memory) return calloc(1, size);
+    memcpy(spare, memory, sizeof *spare);
+    memset(memory, 0, size);
+    return memory;
 }
 
-void tt_waiter_free(tt_waiter *w)
+static void put_spare(void **spare, void *memory)
 {
-    w->next = spare;
-    spare = w;
+    memcpy(memory, spare, sizeof *spare);
+    *spare = memory;
 }
+
+tt_waiter *tt_waiter_new(void) { return take_spare(&spare_waiters, sizeof(tt_waiter)); }
+void tt_waiter_free(tt_waiter *w) { put_spare(&spare_waiters, w); }
 
 static inline uint32_t epoch_bits(void) { return tt_fork_epoch << TT_EPOCH_SHIFT; }
+
+static void drop_queue(tt_lock *l)
+{
+    tt_queue *q = l->queue;
+    l->owner = q->entered ? q->owner | TT_ENTERED : q->owner;
+    l->word &= TT_HELD;
+    put_spare(&spare_queues, q);
+}
 
 bool tt_lock_queued(tt_lock *l)
 {
     if (!(l->word & TT_QUEUED)) return false;
     if (l->word >> TT_EPOCH_SHIFT == epoch_bits() >> TT_EPOCH_SHIFT) return true;
-    l->word &= TT_HELD;   // the queue of a process we are forked from
+    drop_queue(l);   // that of a process we are forked from, in our copy of its memory
     return false;
+}
+
+uintptr_t tt_lock_owner(tt_lock *l)
+{
+    if (!(l->word & TT_HELD)) return 0;
+    return tt_lock_queued(l) ? l->queue->owner : l->owner & ~(uintptr_t)TT_ENTERED;
+}
+
+bool tt_lock_release_is_news(tt_lock *l) { return tt_lock_queued(l) && l->queue->recorded; }
+
+// The queue is done with when nobody is in it; unless the hold that made them give up lasts, and has to be counted once.
+static void queue_changed(tt_lock *l)
+{
+    tt_queue *q = l->queue;
+    tt_contended_update(l);
+    if (q->first || q->granted || (tt_lock_held(l) && (q->live || q->blamed))) return;
+    drop_queue(l);
+}
+
+static uint32_t generation_of(uint32_t record) { return record ? tt_the_segment.threads[record].generation : 0; }
+
+// A hold begins, of the calling thread.
+static void own(tt_lock *l)
+{
+    tt_queue *q = l->queue;
+    l->word |= TT_HELD;
+    q->owner = tt_self();
+    q->entered = false;
+    q->total = 0;
+    q->blamed = false;
+    q->owner_stack = 0;
+    q->owner_record = q->contended ? tt_thread_current_index() : 0;
+    q->owner_generation = generation_of(q->owner_record);
+    l->held_since = q->until;
 }
 
 bool tt_lock_try(tt_lock *l)
 {
     if (l->word & TT_HELD) return false;
-    if (tt_lock_queued(l)) l->word |= TT_HELD;
-    else l->word = TT_HELD;
+    if (!tt_lock_queued(l)) {
+        l->word = TT_HELD;
+        l->owner = tt_self();
+        return true;
+    }
+    tt_ledger_charge(l);
+    tt_ledger_passed_over(l, l->queue->first);
+    own(l);
+    tt_contended_update(l);
     return true;
 }
 
-void tt_lock_enqueue(tt_lock *l, tt_waiter *w)
+void tt_lock_set_entered(tt_lock *l)
 {
-    bool queued = tt_lock_queued(l);
-    atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
-    w->notified = w->granted = w->passed_over = false;
-    w->arrived = w->free_since = w->woken = tt_ticks();
-    if (queued) {   // `first->previous` is the last
-        w->next = l->first;
-        w->previous = l->first->previous;
-        w->previous->next = w->next->previous = w;
+    if (!tt_lock_queued(l)) {
+        l->owner |= TT_ENTERED;
         return;
     }
-    w->next = w->previous = l->first = w;
-    l->word = (l->word & TT_HELD) | TT_QUEUED | epoch_bits();
+    l->queue->entered = true;
+    tt_contended_update(l);
 }
 
-static void unlink_waiter(tt_lock *l, tt_waiter *w)
+static bool make_queue(tt_lock *l)
 {
-    if (w->next == w) {
-        l->first = NULL;
-        l->word &= TT_HELD;
-        return;
+    tt_queue *q = take_spare(&spare_queues, sizeof *q);
+    if (!q) return false;
+    if (tt_lock_held(l)) {
+        q->owner = l->owner & ~(uintptr_t)TT_ENTERED;
+        q->entered = l->owner & TT_ENTERED;
     }
-    w->previous->next = w->next;
-    w->next->previous = w->previous;
-    if (l->first == w) l->first = w->next;
+    q->session = tt_session_start;
+    l->queue = q;
+    l->word = (l->word & TT_HELD) | TT_QUEUED | epoch_bits();
+    return true;
+}
+
+static void link_last(tt_queue *q, tt_waiter *w)
+{
+    if (q->first) {   // whose `previous` is the last
+        w->next = q->first;
+        w->previous = q->first->previous;
+        w->previous->next = w->next->previous = w;
+    }
+    else
+        w->next = w->previous = q->first = w;
+}
+
+static void unlink_waiter(tt_queue *q, tt_waiter *w)
+{
+    if (w->next == w)
+        q->first = NULL;
+    else {
+        w->previous->next = w->next;
+        w->next->previous = w->previous;
+        if (q->first == w) q->first = w->next;
+    }
+}
+
+bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first)
+{
+    if (!tt_lock_queued(l) && !make_queue(l)) return false;
+    tt_queue *q = l->queue;
+    atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
+    atomic_store_explicit(&w->woken, 0, memory_order_relaxed);
+    w->notified = false;
+    w->thread = tt_self();
+    uint64_t now = tt_ledger_charge(l);
+    if (!w->wait.start) w->wait.start = now;
+    tt_ledger_enter(l, w, now);
+    link_last(q, w);
+    if (as_first) q->first = w;   // the queue is a ring: the last becomes the first
+    if (w->recorded) {
+        q->recorded++;
+        if (q->owner && !q->owner_record) {
+            q->owner_record = tt_thread_of_ident(q->owner);
+            q->owner_generation = generation_of(q->owner_record);
+        }
+        if (w->wait.holder_stack) q->owner_stack = w->wait.holder_stack;
+        tt_contended_update(l);
+    }
+    return true;
+}
+
+bool tt_lock_enqueue(tt_lock *l, tt_waiter *w) { return tt_lock_rejoin(l, w, false); }
+
+// `w` ceases to wait.
+static void leave(tt_lock *l, tt_waiter *w, uint64_t now)
+{
+    tt_ledger_exit(l, w, now);
+    l->queue->recorded -= w->recorded;
+    w->wait.end = now;
+}
+
+// It has been released to `w`.
+static void note_releaser(tt_queue *q, tt_waiter *w)
+{
+    w->wait.holder = q->releaser;
+    w->wait.holder_generation = q->releaser_generation;
+    w->wait.release_stack = q->release_stack;
 }
 
 static void notify(tt_waiter *w)
@@ -77,65 +193,129 @@ static void notify(tt_waiter *w)
     tt_unpark(&w->signal);
 }
 
-void tt_lock_release_slow(tt_lock *l)
+static bool deserves_it(const tt_waiter *w, uint64_t now)
 {
-    if (!tt_lock_queued(l)) {
-        l->word = 0;
-        return;
+    return w->passed_over && !tt_process_ending && tt_ticks_to_ns(tt_elapsed(w->wait.start, now)) >= FAIR_NS;
+}
+
+// Ends a hold of `l`, which has a queue.
+static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
+{
+    tt_queue *q = l->queue;
+    uint64_t now = tt_ledger_charge(l);
+    tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
+    q->free_since = now;
+    q->release_stack = stack;
+    q->releaser = q->recorded ? tt_thread_current_index() : 0;
+    q->releaser_generation = generation_of(q->releaser);
+    if (q->granted) {   // another thread releases what `granted` has not come to know it has
+        q->granted->ended = true;
+        note_releaser(q, q->granted);
+        leave(l, q->granted, now);
+        q->granted = NULL;
     }
-    tt_waiter *w = l->first;
-    w->free_since = tt_ticks();
-    if (w->passed_over && !tt_process_ending && tt_ticks_to_ns(tt_elapsed(w->arrived, w->free_since)) >= FAIR_NS) {
-        unlink_waiter(l, w);
-        w->granted = true;   // HELD stays
+    q->owner = q->owner_record = q->owner_generation = q->owner_stack = 0;
+    tt_waiter *w = q->first;
+    if (w && may_hand_over && deserves_it(w, now)) {
+        unlink_waiter(q, w);
+        w->granted = now;
+        q->granted = w;   // HELD stays
         l->held_since = 0;
     }
     else
         l->word &= ~(uint32_t)TT_HELD;
-    notify(w);
+    if (w) notify(w);
+    queue_changed(l);
+}
+
+void tt_lock_release_slow(tt_lock *l, uint32_t stack)
+{
+    if (tt_lock_queued(l))
+        release_queued(l, stack, true);
+    else
+        l->word = 0;
 }
 
 tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns)
 {
     tt_status status = tt_park(&w->signal, deadline_ns);
-    w->woken = tt_ticks();
+    atomic_store_explicit(&w->woken, tt_ticks(), memory_order_relaxed);   // a stamp alone, it orders nothing
     return status;
 }
 
 bool tt_lock_claim(tt_lock *l, tt_waiter *w)
 {
-    if (w->granted) return true;
-    if (!(l->word & TT_HELD)) {
-        unlink_waiter(l, w);
-        l->word |= TT_HELD;
-        return true;
+    if (w->ended) return true;
+    if (!w->granted && tt_lock_held(l)) {
+        if (w->notified) {
+            w->notified = false;
+            w->passed_over = true;
+            atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
+        }
+        atomic_store_explicit(&w->woken, 0, memory_order_relaxed);
+        return false;
     }
-    if (w->notified) {
-        w->notified = false;
-        w->passed_over = true;
-        atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
+    tt_queue *q = l->queue;
+    uint64_t now = tt_ledger_charge(l);
+    if (w->granted)
+        q->granted = NULL;
+    else {
+        if (q->first != w) tt_ledger_jumped(l, w, now);
+        unlink_waiter(q, w);
     }
-    return false;
+    if (!w->wait.in_ledger) {
+        uint64_t woken = atomic_load_explicit(&w->woken, memory_order_relaxed);
+        w->wait.own_gil = tt_elapsed(woken > q->free_since ? woken : q->free_since, now);
+    }
+    leave(l, w, now);
+    note_releaser(q, w);
+    own(l);
+    queue_changed(l);
+    return true;
 }
 
 void tt_lock_leave(tt_lock *l, tt_waiter *w)
 {
+    if (w->ended) return;
     if (w->granted) {
-        tt_lock_release(l);
+        tt_lock_claim(l, w);
+        tt_lock_release(l, 0);
         return;
     }
-    bool free = !(l->word & TT_HELD);
-    unlink_waiter(l, w);
-    if (free && l->first && l->word & TT_QUEUED) notify(l->first);
+    tt_queue *q = l->queue;
+    uint64_t now = tt_ledger_charge(l);
+    bool held = tt_lock_held(l);
+    tt_ledger_passed_over(l, w);
+    unlink_waiter(q, w);
+    leave(l, w, now);
+    w->wait.holder = q->owner_record;
+    w->wait.holder_generation = q->owner_generation;
+    if (!held && q->first) notify(q->first);
+    queue_changed(l);
+}
+
+void tt_lock_settle(tt_lock *l, uint32_t stack, uint32_t gave_up)
+{
+    if (!tt_lock_queued(l) || !tt_lock_held(l) || l->queue->granted) return;
+    l->queue->owner_stack = stack;
+    tt_ledger_blame(l, stack, gave_up);
+    queue_changed(l);
 }
 
 void tt_lock_reset(tt_lock *l)
 {
     l->held_since = 0;
-    if (!tt_lock_queued(l)) {
+    if (!tt_lock_queued(l))
         l->word = 0;
-        return;
-    }
-    l->word &= ~(uint32_t)TT_HELD;
-    notify(l->first);
+    else if (tt_lock_held(l))
+        release_queued(l, 0, false);
+    else
+        notify(l->queue->first);
+}
+
+void tt_lock_dispose(tt_lock *l)
+{
+    if (!tt_lock_queued(l)) return;
+    tt_ledger_blame(l, l->queue->owner_stack, 0);
+    if (!l->queue->first && !l->queue->granted) drop_queue(l);
 }

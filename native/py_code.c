@@ -7,10 +7,18 @@ static Py_ssize_t extra_index = -1;
 static uint32_t last_id;
 static PyObject *hidden_files, *roles;   // set by configure, of the main interpreter
 
+uint64_t tt_py_code_era = 1;
+
+static void retire(void *known)
+{
+    tt_py_code_era++;
+    free(known);
+}
+
 int tt_py_code_init(void)
 {
     // One index is enough for the life of the process: our free function can stay.
-    if (extra_index < 0) extra_index = PyUnstable_Eval_RequestCodeExtraIndex(free);
+    if (extra_index < 0) extra_index = PyUnstable_Eval_RequestCodeExtraIndex(retire);
     if (extra_index < 0) PyErr_SetString(PyExc_ImportError, "no room for another user of code objects' co_extra");
     return extra_index < 0 ? -1 : 0;
 }
@@ -31,6 +39,7 @@ int tt_py_code_configure(PyObject *files, PyObject *by_file_and_name)
         if (PyDict_SetItem(by_name, name, role) < 0) goto failed;
     }
     if (!nested) return -1;
+    tt_py_code_era++;
     Py_XSETREF(hidden_files, Py_NewRef(files));
     Py_XSETREF(roles, nested);
     return 0;

@@ -17,6 +17,9 @@ typedef struct tt_py_code {
     uint64_t last_inner;
 } tt_py_code;
 
+// Counts code objects that are gone and calls of configure: what was known of an address in bytecode is void.
+extern uint64_t tt_py_code_era;
+
 int tt_py_code_init(void);
 // Files whose frames are hidden (tuple of str), and roles by (file, qualified name). -1 and an exception on failure.
 int tt_py_code_configure(PyObject *hidden_files, PyObject *roles);

@@ -56,9 +56,9 @@ static inline tt_pyframe *tt_pyframe_visible(tt_pyframe *f)
     return f;
 }
 
-static inline tt_pyframe *tt_pyframe_current(void)
+// The innermost frame of a thread that does not run now, or is the current one.
+static inline tt_pyframe *tt_pyframe_current_of(PyThreadState *ts)
 {
-    PyThreadState *ts = PyThreadState_Get();
 #if PY_VERSION_HEX < 0x030B0000
     return ts->frame;
 #elif PY_VERSION_HEX < 0x030D0000
@@ -67,6 +67,8 @@ static inline tt_pyframe *tt_pyframe_current(void)
     return tt_pyframe_visible(ts->current_frame);
 #endif
 }
+
+static inline tt_pyframe *tt_pyframe_current(void) { return tt_pyframe_current_of(PyThreadState_Get()); }
 
 static inline tt_pyframe *tt_pyframe_caller(tt_pyframe *f)
 {
@@ -95,6 +97,18 @@ static inline int tt_pyframe_offset(tt_pyframe *f)
     int index = _PyInterpreterFrame_LASTI(f);
 #endif
     return index > 0 ? index * (int)sizeof(_Py_CODEUNIT) : 0;
+}
+
+// A number for the code object and the instruction together, no other's while the code object lives.
+static inline uint64_t tt_pyframe_place(tt_pyframe *f)
+{
+#if PY_VERSION_HEX < 0x030B0000
+    return (uint64_t)(uintptr_t)f->f_code + ((uint64_t)(uint32_t)f->f_lasti << 48) + ((uint64_t)(uint32_t)f->f_lasti << 1);
+#elif PY_VERSION_HEX < 0x030D0000
+    return (uint64_t)(uintptr_t)f->prev_instr;
+#else
+    return (uint64_t)(uintptr_t)f->instr_ptr;
+#endif
 }
 
 // The first local variable (`self` in a method), borrowed; NULL when unset.

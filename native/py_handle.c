@@ -44,15 +44,22 @@ static int check_joinable(tt_handle *h)
     return 0;
 }
 
-// Sleeps until the thread exits.
-static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns)
+// Sleeps until the thread exits. `shown`: what other processes see of it, or NULL.
+static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, const tt_wait *shown)
 {
+    uint32_t epoch = tt_fork_epoch;
+    bool watched = deadline_ns < 0 && shown;
+    tt_deadlock_watch watch = watched ? tt_deadlock_watch_begin() : (tt_deadlock_watch){.next_ns = -1};
     while (!tt_handle_exiting(h)) {
         PyThreadState *ts = PyEval_SaveThread();
-        tt_status status = tt_handle_sleep(h, deadline_ns);
+        tt_status status = tt_handle_sleep(h, watched ? watch.next_ns : deadline_ns);
+        if (status == TT_TIMED_OUT && watched && tt_process_ending) status = tt_handle_sleep(h, -1);   // see wait()
         PyEval_RestoreThread(ts);
-        if (status == TT_TIMED_OUT) return TT_TIMEOUT;
-        if (status == TT_INTR && Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
+        if (status == TT_TIMED_OUT && !watched) return TT_TIMEOUT;
+        if (status == TT_TIMED_OUT) tt_py_deadlock_look(&watch);
+        if (status != TT_INTR) continue;
+        if (Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
+        if (shown && epoch == tt_fork_epoch) tt_wait_show(shown);   // a handler may have waited itself
     }
     return TT_ACQUIRED;
 }
@@ -63,14 +70,15 @@ static enum tt_outcome wait_until_exit(tt_handle *h, int64_t timeout_ns)
     if (tt_handle_exiting(h)) return TT_ACQUIRED;
     if (timeout_ns == 0) return TT_TIMEOUT;
     int64_t deadline_ns = tt_py_deadline(timeout_ns);
-    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns);
-    uint32_t stack = tt_py_stack(), epoch = tt_fork_epoch;
-    uint64_t start = tt_ticks();
-    enum tt_outcome outcome = sleep_until_exit(h, deadline_ns);
-    if (epoch == tt_fork_epoch)
-        tt_wait_record(&(tt_wait){.start = start, .end = tt_ticks(), .lock = h->ident, .stack = stack, .kind = TT_KIND_JOIN,
-                                  .outcome = outcome});
-    return outcome;
+    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns, NULL);
+    uint32_t epoch = tt_fork_epoch;
+    tt_wait wait = {.lock = h->ident, .stack = tt_py_stack(), .kind = TT_KIND_JOIN, .timed = timeout_ns >= 0};
+    wait.start = tt_ticks();
+    tt_wait_show(&wait);
+    wait.outcome = sleep_until_exit(h, deadline_ns, &wait);
+    wait.end = tt_ticks();
+    if (epoch == tt_fork_epoch) tt_wait_record(&wait);
+    return wait.outcome;
 }
 
 // Joins the thread, which exits, with the operating system; once for all who ask. Also needs no handle that is running.

@@ -38,6 +38,7 @@ static inline void start(tt_lock *l, enum tt_lock_type type)
 
 static inline void end(tt_lock *l)
 {
+    if (__builtin_expect(l->word != 0, 0)) tt_lock_dispose(l);
     if (l->site >= TT_SITE_OTHER) tt_the_segment.stats[l->site].destroyed++;
 }
 
@@ -55,7 +56,7 @@ PyObject *tt_py_lock_of_site(uint32_t site)
 void tt_py_lock_set_free(PyObject *lock)
 {
     tt_lock *l = &((lockobject *)lock)->lock;
-    if (tt_lock_held(l)) tt_lock_release(l);
+    if (tt_lock_held(l)) tt_lock_release(l, 0);
 }
 
 static PyObject *lock_create(PyTypeObject *type)
@@ -124,6 +125,17 @@ static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_
     Py_RETURN_TRUE;
 }
 
+static PyObject *lock_enter(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    if (nargs || kwnames || !tt_lock_enter_fast(&self->lock)) {
+        PyObject *obtained = lock_acquire_slow(self, args, nargs, kwnames);
+        if (obtained == Py_True) tt_lock_set_entered(&self->lock);
+        return obtained;
+    }
+    tt_hold_begin(&self->lock);
+    Py_RETURN_TRUE;
+}
+
 // The obsolete alias. Only from 3.15 on do its errors speak of it by its name.
 static PyObject *lock_acquire_lock(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -135,12 +147,13 @@ static PyObject *lock_acquire_lock(lockobject *self, PyObject *const *args, Py_s
 
 SLOW PyObject *lock_release_slow(lockobject *self)
 {
+    uint32_t stack = tt_py_release_stack(&self->lock);
     if (!tt_lock_held(&self->lock)) {
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return NULL;
     }
     tt_hold_end(&self->lock);
-    tt_lock_release(&self->lock);
+    tt_lock_release(&self->lock, stack);
     Py_RETURN_NONE;
 }
 
@@ -250,10 +263,11 @@ static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssiz
 
 static inline void rlock_free(rlockobject *self)
 {
+    uint32_t stack = __builtin_expect(self->lock.word != TT_HELD, 0) ? tt_py_release_stack(&self->lock) : 0;
     tt_hold_end(&self->lock);
     self->owner = 0;
     self->count = 0;
-    tt_lock_release(&self->lock);
+    tt_lock_release(&self->lock, stack);
 }
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))
@@ -348,9 +362,9 @@ static PyObject *rlock_repr(rlockobject *self)
 
 #if PY_VERSION_HEX >= 0x030F0000
 // 3.15 has no arguments for __enter__, and exactly three for __exit__.
-static PyObject *lock_enter(lockobject *self, PyObject *Py_UNUSED(ignored)) { return lock_acquire(self, NULL, 0, NULL); }
-static PyObject *rlock_enter(rlockobject *self, PyObject *Py_UNUSED(ignored)) { return rlock_acquire(self, NULL, 0, NULL); }
-#define ENTER(type) {"__enter__", (PyCFunction)type##_enter, METH_NOARGS, NULL}
+static PyObject *lock_enter0(lockobject *self, PyObject *Py_UNUSED(ignored)) { return lock_enter(self, NULL, 0, NULL); }
+static PyObject *rlock_enter0(rlockobject *self, PyObject *Py_UNUSED(ignored)) { return rlock_acquire(self, NULL, 0, NULL); }
+#define ENTER(type) {"__enter__", (PyCFunction)type##_enter0, METH_NOARGS, NULL}
 static int check_exit(Py_ssize_t nargs)
 {
     if (nargs == 3) return 0;
@@ -367,7 +381,8 @@ static PyObject *rlock_exit3(rlockobject *self, PyObject *const *args, Py_ssize_
 }
 #define EXIT(type) {"__exit__", (PyCFunction)(void (*)(void))type##_exit3, METH_FASTCALL, NULL}
 #else
-#define ENTER(type) {"__enter__", (PyCFunction)(void (*)(void))type##_acquire, METH_FASTCALL | METH_KEYWORDS, NULL}
+#define ENTER(type) {"__enter__", (PyCFunction)(void (*)(void))type##_enter, METH_FASTCALL | METH_KEYWORDS, NULL}
+#define rlock_enter rlock_acquire
 #define EXIT(type) {"__exit__", (PyCFunction)(void (*)(void))type##_exit, METH_FASTCALL, NULL}
 #endif
 #define ACQUIRE(name, type) {name, (PyCFunction)(void (*)(void))type##_acquire, METH_FASTCALL | METH_KEYWORDS, NULL}

@@ -4,12 +4,12 @@
 #include "lock.h"
 #include "py_code.h"
 #include "py_lock.h"
+#include "py_stack.h"
 #include "segment.h"
 
-enum { MAX_DEPTH = 64, FRAME_CACHE = 4096, SITE_CACHE = 1024 };
+enum { SITE_CACHE = 1024 };
 
-// Direct-mapped caches by (code, offset); what they forget is found again through the capture's own records.
-static struct { uint32_t code, offset, frame; } frame_cache[FRAME_CACHE];
+// A direct-mapped cache by code and offset; what it forgets is found again through the capture's own records.
 static struct { uint32_t code, offset, type, site; uint64_t inner; } site_cache[SITE_CACHE];
 
 static PyObject *lock_key;
@@ -50,36 +50,6 @@ uint32_t tt_py_text(PyObject *text)
     return id;
 }
 
-static uint32_t frame_id(tt_pyframe *frame, const tt_py_code *known)
-{
-    uint32_t offset = (uint32_t)tt_pyframe_offset(frame);
-    uint32_t i = (known->id * 31 + offset / 2) % FRAME_CACHE;
-    if (frame_cache[i].code == known->id && frame_cache[i].offset == offset) return frame_cache[i].frame;
-    int line = PyCode_Addr2Line(tt_pyframe_code(frame), (int)offset);
-    uint32_t id = tt_intern_frame(known->file, known->function, line > 0 ? (uint32_t)line : 0);
-    frame_cache[i].code = known->id;
-    frame_cache[i].offset = offset;
-    frame_cache[i].frame = id;
-    return id;
-}
-
-static uint32_t stack_from(tt_pyframe *frame)
-{
-    uint32_t frames[MAX_DEPTH], depth = 0, hidden = 0;
-    for (; frame && depth < MAX_DEPTH; frame = tt_pyframe_caller(frame)) {
-        const tt_py_code *known = tt_py_code_of(frame);
-        if (!known) continue;
-        if (!known->hidden)
-            frames[depth++] = frame_id(frame, known);
-        else if (known->role >= 0)
-            hidden = frame_id(frame, known);
-    }
-    if (depth == 0 && hidden) frames[depth++] = hidden;   // Thread(target=queue.get): nobody else is there to be named
-    return tt_intern_stack(frames, depth);
-}
-
-uint32_t tt_py_stack(void) { return stack_from(tt_pyframe_current()); }
-
 // `inner` is the outermost of the hidden frames between the creating function and the lock, or NULL.
 static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inner, enum tt_lock_type type)
 {
@@ -101,7 +71,7 @@ static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inne
             site.name = tt_intern_text(name, (uint32_t)(n < (int)sizeof name ? n : (int)sizeof name - 1));
         }
     }
-    site.stack = stack_from(frame);
+    site.stack = tt_py_stack_of(frame);
     return tt_intern_site(&site);
 }
 
@@ -153,7 +123,7 @@ static uint32_t condition_site(tt_pyframe *frame)
 tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type)
 {
     tt_pyframe *frame = tt_pyframe_current();
-    tt_py_wait_place place = {site, stack_from(frame), type == TT_RLOCK ? TT_KIND_RLOCK : TT_KIND_LOCK};
+    tt_py_wait_place place = {site, tt_py_stack_of(frame), type == TT_RLOCK ? TT_KIND_RLOCK : TT_KIND_LOCK};
     if (site != TT_SITE_WAITER) return place;
     place.kind = TT_KIND_CONDITION;
     place.site = frame ? condition_site(frame) : TT_SITE_OTHER;

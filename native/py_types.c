@@ -8,6 +8,7 @@
 #include "py_name.h"
 #include "py_sentinel.h"
 #include "py_site.h"
+#include "py_stats.h"
 #include "py_thread.h"
 
 PyDoc_STRVAR(print_exception_doc,
@@ -110,6 +111,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_thread_add(module, stock);
     if (r == 0) r = tt_py_handle_add(module, stock);
     if (r == 0) r = tt_py_sentinel_add(module, stock);
+    if (r == 0) r = tt_py_stats_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

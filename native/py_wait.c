@@ -1,6 +1,7 @@
 #include "py_wait.h"
 #include "clock.h"
 #include "py_site.h"
+#include "py_stack.h"
 
 int64_t tt_py_deadline(int64_t timeout_ns)
 {
@@ -21,33 +22,63 @@ static bool would_hang_at_exit(void)
 static bool would_hang_at_exit(void) { return false; }
 #endif
 
+// What the holder of `l`, which keeps others waiting, does now. 0: not worth recording.
+static uint32_t look_at_holder(tt_lock *l)
+{
+    uintptr_t owner = l->site >= tt_recorded_from ? tt_lock_owner(l) : 0;   // of a waiter lock it would be ourselves
+    return owner ? tt_py_stack_of_holder(owner) : 0;
+}
+
+// A signal handler may want this lock itself, take long, raise or fork: it must not find us in the queue. Returns 1 when
+// the lock is obtained, 0 when we are back in our place, -1 when a handler raised.
+static int run_handlers(tt_lock *l, tt_waiter *w)
+{
+    uint32_t epoch = tt_fork_epoch, stack = w->recorded ? look_at_holder(l) : 0;
+    bool was_first = l->queue->first == w;
+    tt_lock_leave(l, w);
+    if (stack) tt_lock_settle(l, stack, 0);
+    if (Py_MakePendingCalls() < 0) return -1;
+    if (epoch != tt_fork_epoch) w->recorded = false;   // a child has counters of its own
+    if (tt_lock_try(l)) {
+        w->wait.end = tt_ticks();
+        return 1;
+    }
+    if (w->recorded) tt_wait_show(&w->wait);   // a handler may have waited itself
+    if (tt_lock_rejoin(l, w, was_first)) return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+void tt_py_deadlock_look(tt_deadlock_watch *watch)
+{
+    char line[TT_DEADLOCK_LINE];
+    if (!tt_deadlock_look(watch, line)) return;
+    PyThreadState *ts = PyEval_SaveThread();
+    tt_deadlock_say(line);
+    PyEval_RestoreThread(ts);
+}
+
 // Sleeps and wakes until the wait is decided.
 static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool interruptible)
 {
+    bool watched = deadline_ns < 0 && w->recorded && tt_kind_is_contention(w->wait.kind);
+    tt_deadlock_watch watch = watched ? tt_deadlock_watch_begin() : (tt_deadlock_watch){.next_ns = -1};
     for (;;) {
         // If this thread dies here at exit (3.10 to 3.13), `w` stays in the queue; its memory is never given back.
         PyThreadState *ts = PyEval_SaveThread();
-        tt_status status = tt_waiter_sleep(w, deadline_ns);
+        tt_status status = tt_waiter_sleep(w, watched ? watch.next_ns : deadline_ns);
+        // At exit it would die for no more than a look.
+        if (status == TT_TIMED_OUT && watched && tt_process_ending) status = tt_waiter_sleep(w, -1);
         PyEval_RestoreThread(ts);
         if (tt_lock_claim(l, w)) return TT_ACQUIRED;
-        if (status == TT_TIMED_OUT) break;
-        if (status == TT_INTR && interruptible) {
-            // A signal handler may want this lock itself, take long, raise or fork: it must not find us in the queue.
-            bool was_first = l->first == w, passed_over = w->passed_over;
-            uint64_t arrived = w->arrived;
-            tt_lock_leave(l, w);
-            if (Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
-            if (tt_lock_try(l)) {
-                w->woken = tt_ticks();   // what the handler took was no waiting for the GIL
-                return TT_ACQUIRED;
-            }
-            tt_lock_enqueue(l, w);
-            if (was_first) l->first = w;   // the queue is a ring: the last becomes the first
-            w->arrived = arrived;
-            w->passed_over = passed_over;
-        }
+        if (status == TT_TIMED_OUT && !watched) break;
+        if (status == TT_TIMED_OUT) tt_py_deadlock_look(&watch);
+        int r = status == TT_INTR && interruptible ? run_handlers(l, w) : 0;
+        if (r) return r > 0 ? TT_ACQUIRED : TT_INTERRUPTED;
     }
+    uint32_t stack = w->recorded ? look_at_holder(l) : 0;
     tt_lock_leave(l, w);
+    if (stack) tt_lock_settle(l, stack, 1);
     return TT_TIMEOUT;
 }
 
@@ -64,7 +95,11 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     }
     if (would_hang_at_exit()) return -1;
     tt_py_wait_place place = {0, 0, TT_KIND_LOCK};
-    if (recorded) place = tt_py_wait_site(l->site, type);
+    uint32_t holder_stack = 0;
+    if (recorded) {
+        place = tt_py_wait_site(l->site, type);
+        holder_stack = look_at_holder(l);
+    }
     tt_waiter *w = tt_waiter_new();
     if (!w) {
         PyErr_NoMemory();
@@ -75,26 +110,34 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
         tt_hold_begin(l);
         return 1;
     }
-    tt_lock_enqueue(l, w);
+    w->recorded = recorded;
+    bool joins = place.kind == TT_KIND_JOIN && l->site == TT_SITE_WAITER;   // up to 3.12: the lock that its thread holds
+    w->wait = (tt_wait){.lock = joins ? tt_lock_owner(l) : (uint64_t)(uintptr_t)self, .site = place.site,
+                        .stack = place.stack, .kind = place.kind, .holder_stack = holder_stack, .timed = timeout_ns >= 0};
+    if (!tt_lock_enqueue(l, w)) {
+        tt_waiter_free(w);
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (recorded) tt_wait_show(&w->wait);
     uint32_t epoch = tt_fork_epoch;
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
     enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
-    uint64_t now = tt_ticks();
     if (outcome == TT_ACQUIRED) {
         tt_hold_begin(l);
-        if (w->granted && l->held_since) l->held_since = w->free_since;   // it has been ours since the release
+        if (w->granted && l->held_since) l->held_since = w->granted;   // it has been ours since the release
     }
     if (recorded && epoch == tt_fork_epoch) {   // a child forked by a signal handler has counters of its own
         if (counted) tt_the_segment.stats[place.site].waiters--;
-        uint64_t able = w->woken > w->free_since ? w->woken : w->free_since;
-        tt_wait_record(&(tt_wait){
-            .start = w->arrived, .end = now, .own_gil = outcome == TT_ACQUIRED ? tt_elapsed(able, now) : 0,
-            .lock = (uint64_t)(uintptr_t)self, .site = place.site, .stack = place.stack, .kind = place.kind, .outcome = outcome});
+        w->wait.outcome = outcome;
+        tt_wait_record(&w->wait);
     }
     tt_waiter_free(w);
     return outcome == TT_ACQUIRED ? 1 : outcome == TT_TIMEOUT ? 0 : -1;
 }
+
+uint32_t tt_py_release_stack(tt_lock *l) { return tt_lock_release_is_news(l) ? tt_py_stack() : 0; }
 
 #if PY_VERSION_HEX >= 0x030D0000
 #define NEGATIVE_TIMEOUT "timeout value must be a non-negative number"

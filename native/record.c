@@ -54,14 +54,33 @@ static void write_event(const tt_wait *w)
     e->kind = (uint16_t)w->kind;
     e->outcome = (uint16_t)w->outcome;
     e->lock = w->lock;
+    e->thread_generation = tt_the_segment.threads[e->thread].generation;
+    e->holder = w->holder;
+    e->holder_generation = w->holder_generation;
+    e->release_stack = w->release_stack;
+    e->holder_stack = w->holder_stack;
     tt_ring_end(&e->sequence, index + 1);
     tt_segment_publish(TT_EVENTS);
 }
 
+void tt_wait_show(const tt_wait *w)
+{
+    uint32_t index = tt_thread_current_index();
+    if (index == 0) return;   // the row of many
+    tt_thread_record *t = &tt_the_segment.threads[index];
+    t->wait_lock = w->lock;
+    t->wait_site = w->site;
+    t->wait_stack = w->stack;
+    t->wait_kind = w->kind;
+    t->wait_timed = w->timed;
+    __atomic_store_n(&t->wait_since, w->start, __ATOMIC_RELEASE);   // last, for readers in other processes
+}
+
 void tt_wait_record(const tt_wait *w)
 {
-    if (w->start <= tt_session_start) return;
-    uint64_t ticks = tt_elapsed(w->start, w->end), ns = tt_ticks_to_ns(ticks);
+    __atomic_store_n(&tt_thread_current()->wait_since, 0, __ATOMIC_RELAXED);
+    if (w->start <= tt_session_start && w->ticks == 0) return;
+    uint64_t ticks = w->in_ledger ? w->ticks : tt_elapsed(w->start, w->end), ns = tt_ticks_to_ns(ticks);
     if (tt_kind_is_contention(w->kind)) count_contention(w, ticks, ns);
     tt_wait_cell *cell = tt_intern_cell(w->site, w->stack, w->kind);
     cell->count++;
@@ -70,6 +89,7 @@ void tt_wait_record(const tt_wait *w)
     if (ticks > cell->max_ticks) cell->max_ticks = ticks;
     cell->timeouts += w->outcome == TT_TIMEOUT;
     cell->interrupted += w->outcome == TT_INTERRUPTED;
+    if (w->outcome == TT_ACQUIRED) cell->waker = w->release_stack;
     count_thread(w, ticks);
     if (ns >= event_threshold_ns) {
         write_event(w);

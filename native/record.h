@@ -5,15 +5,6 @@
 #include "lock.h"
 #include "segment.h"
 
-typedef struct tt_wait {
-    uint64_t start, end;   // ticks
-    uint64_t own_gil;      // ticks: the lock was free for this waiter, the GIL was not
-    uint64_t lock;         // the lock object's address
-    uint32_t site, stack;
-    enum tt_kind kind;
-    enum tt_outcome outcome;
-} tt_wait;
-
 static inline bool tt_kind_is_contention(enum tt_kind kind) { return kind == TT_KIND_LOCK || kind == TT_KIND_RLOCK; }
 static inline bool tt_kind_is_resource(enum tt_kind kind) { return kind == TT_KIND_SEMAPHORE || kind == TT_KIND_QUEUE_PUT; }
 
@@ -54,6 +45,9 @@ static inline void tt_hold_end(tt_lock *l)
     if (__builtin_expect(l->held_since > tt_session_start, 1)) tt_hold_count(l);
 }
 
-// A wait is over. One that began before recording did is not counted.
+// The calling thread begins the wait `w`, or goes on with it: another process can see it from now on.
+void tt_wait_show(const tt_wait *w);
+// A wait is over, and seen no longer. One that began before recording did is not counted; of one in whose course recording
+// was stopped, what the ledger has charged for is.
 void tt_wait_record(const tt_wait *wait);
 #endif

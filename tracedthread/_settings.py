@@ -12,6 +12,7 @@ A value that cannot be read costs one line on stderr and the default; it never s
     TRACEDTHREAD_EVENT_THRESHOLD_MS=N    waits at least this long are also kept one by one (default: 1)
     TRACEDTHREAD_DEADLOCK_AFTER_S=N      waits this long look for a deadlock they are part of; 0: none does (default: 5)
     TRACEDTHREAD_FOLLOW_FORK=1           forked children record to files beside it
+    TRACEDTHREAD_AUDIT_TRAIL=1           keep who started which thread, from where and when
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SECONDS",
     "MIN_CAPTURE_BYTES",
+    "audit_trail",
     "capture_bytes",
     "deadlock_after_s",
     "disabled_by",
@@ -111,6 +113,11 @@ def enabled() -> bool:
 def follow_fork() -> bool:
     """Whether forked children get files of their own."""
     return _flag("TRACEDTHREAD_FOLLOW_FORK")
+
+
+def audit_trail() -> bool:
+    """Whether thread starts are kept one by one."""
+    return _flag("TRACEDTHREAD_AUDIT_TRAIL")
 
 
 def output() -> str | None:

@@ -332,8 +332,10 @@ class _Reader:
     def _owner(self, record: layout.ContendedRecord) -> ThreadRef | None:
         if record.owner == 0 or record.owner >= len(self.records):
             return None
-        if self.records[record.owner].generation != record.owner_generation:
-            # Its record is another thread's by now.
+        owner = self.records[record.owner]
+        # A thread that we have started cannot own what was taken before: it has the ident of one that is gone.
+        impostor = owner.run_ticks and record.held_since < owner.start_ticks
+        if owner.generation != record.owner_generation or impostor:
             return ThreadRef(record.owner, record.owner_generation, 0, 0, "a thread", ended=True)
         return self._thread(record.owner)
 

@@ -41,6 +41,7 @@ def patch(
     event_threshold_ms: float | None = None,
     deadlock_after_s: float | None = None,
     follow_fork: bool | None = None,
+    audit_trail: bool | None = None,
 ) -> bool:
     """
     Replace the lock types and thread starters of `_thread` with ours, and record.
@@ -59,10 +60,12 @@ def patch(
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
-        deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in the
-            capture and said on stderr, once. 0: none does. Default: $TRACEDTHREAD_DEADLOCK_AFTER_S, else 5.
+        deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in
+            the capture and said on stderr, once. 0: none does. Default: $TRACEDTHREAD_DEADLOCK_AFTER_S, else 5.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
+        audit_trail: Keep who started which thread, from where and when; see `tracedthread.audit`. Default:
+            $TRACEDTHREAD_AUDIT_TRAIL.
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
@@ -98,7 +101,7 @@ def patch(
         if deadlock_after_s is None:
             deadlock_after_s = _settings.deadlock_after_s()
         try:
-            _patch(target, force, capture_bytes, event_threshold_ms, deadlock_after_s, follow_fork)
+            _patch(target, force, capture_bytes, event_threshold_ms, deadlock_after_s, follow_fork, audit_trail)
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")
@@ -160,6 +163,7 @@ def _patch(
     event_threshold_ms: float | None,
     deadlock_after_s: float | None,
     follow_fork: bool | None,
+    audit_trail: bool | None,
 ) -> None:
     from . import _green, _rebind
     from . import _uncovered as _scan
@@ -183,6 +187,10 @@ def _patch(
     if deadlock_after_s is None:
         deadlock_after_s = 5.0
     core.lib.tt_deadlock_watch_set(int(deadlock_after_s * 1e9), _stderr_descriptor())
+    if audit_trail is None:
+        audit_trail = _settings.audit_trail() or None
+    if audit_trail is not None:
+        core.lib.tt_trail_set(audit_trail)
 
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork

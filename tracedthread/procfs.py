@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass
 
 CAP_SYS_PTRACE = 19
-# Handlers of these do nothing to locks: KeyboardInterrupt's, and faulthandler's.
-_HARMLESS_SIGNALS = frozenset({2, 4, 6, 7, 8, 11})
+# Handlers of these do nothing to locks: KeyboardInterrupt's, faulthandler's and the C library's own.
+_HARMLESS_SIGNALS = frozenset({2, 4, 6, 7, 8, 11, 32, 33})
 _SWITCHES = (b"TRACEDTHREAD_DISABLED", b"OTEL_SDK_DISABLED", b"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
 
 

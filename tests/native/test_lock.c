@@ -25,7 +25,8 @@ static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
     }
     tt_waiter *w = tt_waiter_new();
     CHECK(w);
-    tt_lock_enqueue(l, w);
+    w->recorded = true;
+    CHECK(tt_lock_enqueue(l, w));
     int64_t deadline = timeout_ns < 0 ? -1 : deadline_in(timeout_ns);
     bool obtained = false;
     tt_the_segment.stats[l->site].waiters++;
@@ -39,8 +40,9 @@ static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
     }
     if (!obtained) tt_lock_leave(l, w);
     if (obtained) tt_hold_begin(l);
-    tt_wait_record(&(tt_wait){.start = w->arrived, .end = tt_ticks(), .site = l->site, .kind = TT_KIND_LOCK,
-                              .outcome = obtained ? TT_ACQUIRED : TT_TIMEOUT});
+    w->wait.site = l->site;
+    w->wait.outcome = obtained ? TT_ACQUIRED : TT_TIMEOUT;
+    tt_wait_record(&w->wait);
     tt_the_segment.stats[l->site].waiters--;
     tt_waiter_free(w);
     return obtained;
@@ -49,7 +51,7 @@ static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
 static void release(tt_lock *l)
 {
     tt_hold_end(l);
-    tt_lock_release(l);
+    tt_lock_release(l, 0);
 }
 
 static uint64_t sum(const uint64_t *histogram)
@@ -128,10 +130,10 @@ static void wait_for_waiters(const tt_lock *l, int count)
     for (;;) {
         take_gil();
         int n = 0;
-        if (l->word & TT_QUEUED) {
-            const tt_waiter *w = l->first;
+        if (l->word & TT_QUEUED && l->queue->first) {
+            const tt_waiter *w = l->queue->first;
             do n++, w = w->next;
-            while (w != l->first);
+            while (w != l->queue->first);
         }
         drop_gil();
         if (n == count) return;
@@ -198,7 +200,7 @@ static void test_queue_is_void_after_fork(void)
     if (pid == 0) {
         bool good = tt_the_segment.stats[l.site].acquisitions == 0 && tt_the_segment.header->pid == (uint32_t)getpid();
         good = good && tt_lock_held(&l) && !tt_lock_try(&l);
-        tt_lock_release(&l);
+        tt_lock_release(&l, 0);
         good = good && l.word == 0 && tt_lock_try_fast(&l);
         tt_hold_begin(&l);
         good = good && tt_the_segment.stats[l.site].acquisitions == 1;
@@ -209,7 +211,7 @@ static void test_queue_is_void_after_fork(void)
     CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
     CHECK(tt_the_segment.stats[l.site].acquisitions == parents);
     take_gil();
-    tt_lock_release(&l);
+    tt_lock_release(&l, 0);
     drop_gil();
     pthread_join(thread, NULL);
 }

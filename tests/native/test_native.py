@@ -19,6 +19,8 @@ SANITIZERS = {
     "tsan": ["-fsanitize=thread"],
     "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
+FULL = os.environ.get("TRACEDTHREAD_STRESS") == "full"
+SEEDS = {"plain": 200 if FULL else 20, "tsan": 40 if FULL else 5, "asan": 40 if FULL else 5}
 OPERATIONS = {"plain": 100_000_000, "tsan": 400_000, "asan": 4_000_000}
 
 
@@ -55,6 +57,13 @@ def run(program: Path, *arguments: object) -> str:
 def test_lock(sanitizer: str, tmp_path: Path) -> None:
     program = build("test_lock", sanitizer, tmp_path)
     output = run(program, OPERATIONS[sanitizer])
+    print(output)
+    assert output.endswith("ok\n")
+
+
+def test_blame(sanitizer: str, tmp_path: Path) -> None:
+    program = build("test_blame", sanitizer, tmp_path)
+    output = run(program, SEEDS[sanitizer])
     print(output)
     assert output.endswith("ok\n")
 

@@ -14,11 +14,11 @@ FIRST_TICKS = 1_000_000_007
 FIRST_MONOTONIC_NS = 5_000 * SECOND
 FIRST_WALL_NS = 1_795_363_200_123_456_789  # 2026-11-22T16:00:00.123456789Z
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME = range(10)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
 KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
 BUCKETS = 304
 RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]  # of the first version, without blame
-GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 208, 80, 1, 40]
+GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 208, 80, 1, 40, 192, 48]
 FIXED_SITES = 3
 
 Place = tuple[str, str, int]  # function, path, line
@@ -91,6 +91,9 @@ class CaptureBuilder:
         self.blames: dict[tuple[int, int], list[int]] = {(0, 0): [0] * 4}
         self.threads = [(0,) * 13]
         self.thread_tails = [(0, b"")]  # generation, label
+        self.waits_now: dict[int, tuple[int, ...]] = {}
+        self.locks_now = [(0,) * 10]
+        self.generation = 0
         self.events: list[bytes] = []
         self.events_written = 0
         self.event_capacity: int | None = None
@@ -227,6 +230,38 @@ class CaptureBuilder:
             )
         )
 
+    def waits_for(
+        self,
+        thread: int,
+        lock: int,
+        site: Site | None = None,
+        *,
+        kind: str = "lock",
+        since_ns: int = 0,
+        timed: bool = False,
+        places: Iterable[Place] = (),
+    ) -> None:
+        """A wait in progress; `thread` is counted from 1, in the order of `thread()`."""
+        place = (site.id if site else 0, self.stack(places), KINDS.index(kind), timed)
+        self.waits_now[thread] = (self.ticks(since_ns), lock, *place)
+
+    def contended(
+        self,
+        lock: int,
+        site: Site,
+        owner: int = 0,
+        *,
+        generation: int = 0,
+        held_since_ns: int | None = 0,
+        entered: bool = False,
+        owner_at: Iterable[Place] = (),
+        released_at: Iterable[Place] = (),
+    ) -> None:
+        """A lock that somebody waits for; `owner` is counted from 1, in the order of `thread()`."""
+        since = 0 if held_since_ns is None else self.ticks(held_since_ns)
+        stacks = (self.stack(owner_at), self.stack(released_at))
+        self.locks_now.append((lock, since, site.id, site.type, owner, generation, *stacks, 1, entered))
+
     def event(
         self,
         site: Site,
@@ -285,10 +320,12 @@ class CaptureBuilder:
             STATS: [site.pack() for site in self.stats],
             CELLS: cells,
             THREADS: [
-                struct.pack("<9Q4IQI44x64s", *thread, 0, generation, label)
-                for thread, (generation, label) in zip(self.threads, self.thread_tails)
+                struct.pack("<9Q4IQI12x2Q4I64s", *thread, 0, generation, *self.waits_now.get(number, (0,) * 6), label)
+                for number, (thread, (generation, label)) in enumerate(zip(self.threads, self.thread_tails))
             ],
             BLAME: [struct.pack("<2I4Q", *key, *counters) for key, counters in self.blames.items()],
+            STARTS: [],
+            CONTENDED: [struct.pack("<2Q8I", *lock) for lock in self.locks_now],
         }
         result = []
         for section_id, size in enumerate(self.record_sizes):
@@ -341,7 +378,7 @@ class CaptureBuilder:
             *anchors[0],
             *anchors[1],
             0,
-            0,
+            self.generation,
             1,
             self.program,
             self.python,
@@ -357,9 +394,13 @@ def _aligned(size: int, to: int) -> int:
     return (size + to - 1) // to * to
 
 
-def example() -> CaptureBuilder:
-    """A small shop: a slow report job holds the lock of a cache that request threads want. 12.3 s, fixed."""
-    builder = CaptureBuilder(duration_ns=12_300 * MS)
+def example(*, grown: bool = False) -> CaptureBuilder:
+    """
+    A small shop: a slow report job holds the lock of a cache that request threads want. 12.3 s, fixed.
+
+    With `grown`, it is also recorded who made them wait.
+    """
+    builder = CaptureBuilder(duration_ns=12_300 * MS, grown=grown)
     cache, app, queue_user = "/srv/shop/cache.py", "/srv/shop/app.py", "/srv/shop/jobs.py"
     library = "/usr/lib/python3.13/"
     serve = [
@@ -419,4 +460,36 @@ def example() -> CaptureBuilder:
     builder.note("{not json")
     builder.note('{"what": "queue.SimpleQueue (C)", "count": 1, "where": []}')
     builder.lost[STACKS] = 12
+    if grown:
+        _blame_example(builder, lock, registry, lookup)
     return builder
+
+
+def _blame_example(builder: CaptureBuilder, lock: Site, registry: Site, lookup: list[Place]) -> None:
+    jobs = "/srv/shop/jobs.py"
+    report = [("PriceCache.slow_report", "/srv/shop/cache.py", 118), ("report_loop", jobs, 44)]
+    waited = lock.counters["wait_ticks"] - lock.counters["own_gil_ticks"]
+    gil, handoff, few = 1_500_000, 900_000, 12 * MS
+    share = (waited // TICKS_PER_NS - gil - handoff - few) // 15
+    builder.blame(lock, report, *[share] * 15, waiters=3, gil_ns=gil, handoff_ns=handoff)
+    builder.blame(lock, [("PriceCache.refresh", "/srv/shop/cache.py", 99), ("refresh_loop", jobs, 31)], *[few // 4] * 4)
+    waited = registry.counters["wait_ticks"] - registry.counters["own_gil_ticks"]
+    builder.blame(registry, [("Registry.find", "/srv/shop/app.py", 57)], waited // TICKS_PER_NS // 3)
+    builder.blame(registry, (), waited // TICKS_PER_NS - waited // TICKS_PER_NS // 3, other=True)
+    builder.thread("report", "report_loop", start_ns=MS, latency_ns=60_000, idle_ns=6_000 * MS)
+    # One after the other: the report, then each waiter, whom the one before wakes.
+    for start in (4 * SECOND, 8 * SECOND):
+        for turn, (waiter, holder) in enumerate([(2, 6), (3, 2), (4, 3)]):
+            builder.event(
+                lock,
+                lookup,
+                start + turn * MS,
+                start + 119 * MS + turn * 100_000,
+                gil_ns=40_000,
+                thread=waiter,
+                holder=holder,
+                release=lookup if turn else report,
+                holder_at=() if turn else [("PriceCache._load", "/srv/shop/cache.py", 131), *report],
+            )
+    builder.event(lock, lookup, 9 * SECOND, 9 * SECOND + 50 * MS, outcome=1, thread=5, holder=6, holder_at=report)
+    builder.event(lock, lookup, 9 * SECOND, 9 * SECOND + 99 * MS, thread=2, holder=6, release=report)

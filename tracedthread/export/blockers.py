@@ -119,7 +119,7 @@ def _doing(tree: Tree) -> Iterable[str]:
     if holder is not None:
         what = f" for {holder.what}" if holder.what else ""
         yield f"  it waits itself, {holder.kind}{what}, since {duration(holder.waited_s)}{_where(holder.stack)}"
-    elif lock is not None and lock.owner_stack:
+    elif lock is not None and lock.owner_stack and lock.owner_stack[0].line:  # else "(still held)", which is no place
         yield f"  when a waiter looked, it was in {_calls(lock.owner_stack)}"
     elif lock is not None and lock.release_stack:
         yield f"  last released in {_calls(lock.release_stack)}"
