@@ -270,7 +270,8 @@ def _read() -> tuple[Profile, tuple[Pending, ...]]:
 
 
 def _judge(profile: Profile, unfinished: tuple[Pending, ...], limits: list[Limit]) -> None:
-    from tracedthread.export.plain import amount, clean, explain
+    from tracedthread.export.clean import clean
+    from tracedthread.export.plain import amount, explain
     from tracedthread.verdict import judge
 
     verdicts = judge(profile, limits, unfinished)
@@ -304,8 +305,8 @@ def _summary(run: _Run) -> list[str]:
         return [f"not recorded: {_why_not_recorded().rpartition('recorded: ')[2]}"]
     try:
         profile, _ = _read()
+        from tracedthread.export.clean import clean
         from tracedthread.export.findings import findings
-        from tracedthread.export.plain import clean
         from tracedthread.export.units import count, duration
     except Exception as exc:
         return [f"no summary: {type(exc).__name__}: {exc}"]

@@ -107,3 +107,40 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
             check=False,
         )
         assert result.stderr == ""
+
+
+HANG = """
+import threading, time
+first, second = threading.Lock(), threading.Lock()
+def take(one, other, both):
+    with one:
+        both.wait()
+        with other:
+            pass
+both = threading.Barrier(2)
+for locks in ((first, second), (second, first)):
+    threading.Thread(target=take, args=(*locks, both), daemon=True).start()
+time.sleep(1)
+"""
+
+
+def test_blame_is_that_of_the_function_that_held_the_lock(folder: Path) -> None:
+    result = tracedthread_(
+        folder, "check", "slow.ttc", "--max-blame", "slow_report=100ms", "--max-blame", "checkout=100ms"
+    )
+    assert result.returncode == 1, result.stdout
+    exceeded, kept = (line for line in result.stdout.splitlines() if line.startswith(("EXCEEDED", "ok")))
+    assert exceeded.startswith("EXCEEDED  --max-blame slow_report=100ms")
+    assert kept.startswith("ok        --max-blame checkout=100ms")
+
+
+def test_a_program_that_ended_in_a_deadlock_fails(folder: Path) -> None:
+    (folder / "hang.py").write_text(HANG)
+    tracedthread_(folder, "run", "-q", "-o", "hang.ttc", "hang.py")
+    result = tracedthread_(folder, "check", "hang.ttc", "--no-deadlock")
+    assert result.returncode == 1, result.stdout
+    assert "waits for hang.first of" in result.stdout
+    assert "waits for hang.second of" in result.stdout
+    limits = ["--max-wait-max", "hang.first=10ms", "--max-hold-max", "hang.first=10ms"]
+    result = tracedthread_(folder, "check", "hang.ttc", *limits)
+    assert (result.returncode, result.stdout.count("EXCEEDED")) == (1, 2), "what has not ended counts"

@@ -217,13 +217,16 @@ def test_{index}():
 @pytest.mark.parametrize("switch", ["TRACEDTHREAD_DISABLED=1", "OTEL_SDK_DISABLED=true"])
 def test_an_unpatched_run_is_an_error_of_those_with_limits_only(run, monkeypatch, switch: str) -> None:
     monkeypatch.setenv(*switch.split("="))
-    result = run("""
+    result = run(
+        """
 def test_other(): pass
 
 @pytest.mark.limit_lock_wait("5 s", lock="PriceCache._lock")
 def test_checkout():
     checkout(PriceCache(), 0.01)
-""", "--tracedthread")
+""",
+        "--tracedthread",
+    )
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*not recorded: " + switch])
 
@@ -255,13 +258,17 @@ def test_x():
     x = threading.Lock()
     x.acquire()
 """).assert_outcomes(passed=2)
-    run("""
+    run(
+        """
 import tracedthread
 def test_stock():
     assert not tracedthread.is_patched()
 @pytest.mark.limit_lock_wait("5 s", lock="x")
 def test_x(): pass
-""", "-k", "stock").assert_outcomes(passed=1, deselected=1)
+""",
+        "-k",
+        "stock",
+    ).assert_outcomes(passed=1, deselected=1)
 
 
 def test_the_flag_records_the_whole_run_from_before_conftest(run, pytester: pytest.Pytester) -> None:
@@ -297,7 +304,8 @@ def test_a_run_that_records_elsewhere_already_is_refused(run, monkeypatch, pytes
 
 def test_workers_of_xdist_record_and_judge_for_themselves(run, pytester: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
-    result = run("""
+    result = run(
+        """
 @pytest.mark.limit_lock_wait("5 ms", lock="PriceCache._lock")
 def test_slow():
     checkout(PriceCache(), 0.1)
@@ -308,9 +316,16 @@ def test_quick():
 
 @pytest.mark.limit_lock_wait("50 s", lock="nothing")
 def test_unknown(): pass
-""", "-n", "2", "--tracedthread-output", "run.ttc")
+""",
+        "-n",
+        "2",
+        "--tracedthread-output",
+        "run.ttc",
+    )
     result.assert_outcomes(passed=1, failed=1, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at call of test_unknown*", "*= tracedthread: gw0 =*", "recorded to run.gw0.ttc*"])
+    result.stdout.fnmatch_lines(
+        ["*ERROR at call of test_unknown*", "*= tracedthread: gw0 =*", "recorded to run.gw0.ttc*"]
+    )
     result.stdout.fnmatch_lines(["*= tracedthread: gw1 =*", "recorded to run.gw1.ttc*"])
     assert sorted(path.name for path in pytester.path.glob("*.ttc")) == ["run.gw0.ttc", "run.gw1.ttc"]
 
@@ -339,11 +354,14 @@ def test_unknown(): pass
 
 def test_a_run_in_this_process_leaves_thread_as_it_was(pytester: pytest.Pytester) -> None:
     was = tracedthread.is_patched()
-    pytester.makepyfile(SHOP + """
+    pytester.makepyfile(
+        SHOP
+        + """
 @pytest.mark.limit_lock_wait("5 ms", lock="PriceCache._lock")
 def test_checkout():
     checkout(PriceCache(), 0.1)
-""")
+"""
+    )
     pytester.runpytest_inprocess("-p", "tracedthread.pytest_plugin", "-p", "no:cacheprovider").assert_outcomes(failed=1)
     assert tracedthread.is_patched() == was
 

@@ -57,14 +57,9 @@ def small() -> bytes:
     builder.note('{"what": "import locks", "count": 3, "where": ["a", "b"]}')
     builder.blame(lock, places, 2 * cb.MS, gil_ns=9_000, handoff_ns=500)
     builder.thread("stuck", "run", start_ns=5)
-    data = bytearray(builder.build())
-    threads = Capture.from_buffer(data).sections[layout.THREADS]
-    at = dict(zip(layout.ThreadRecord._fields, layout.THREAD.offsets()))
-    record = threads.offset + 2 * threads.record_size
-    struct.pack_into(
-        "<QQII", data, record + at["wait_since"], builder.ticks(50), 0xABC0, lock.id, builder.stack(places)
-    )
-    return bytes(data)
+    builder.waits_for(2, 0xABC0, lock, since_ns=50, places=places)
+    builder.contended(0xABC0, lock, 2, owner_at=places, released_at=places)
+    return builder.build()
 
 
 class Mutator:

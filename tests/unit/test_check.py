@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import capture_builder as cb
 import pytest
 
-from tracedthread import layout
 from tracedthread.__main__ import main
-from tracedthread.capture import Capture
 from tracedthread.limits import MEASURES, Limit, parse_duration, parse_share, selected
 
 CACHE = "/srv/shop/cache.py"
@@ -284,15 +281,8 @@ def test_a_wait_in_progress_counts_for_as_long_as_it_has_lasted(
     builder, lock = shop()
     lock.counters["waiters"] = 1
     builder.thread("stuck", "work")
-    stack = builder.stack(LOOKUP)
-    data = bytearray(builder.build())
-    threads = Capture.from_buffer(data).sections[layout.THREADS]
-    at = dict(zip(layout.ThreadRecord._fields, layout.THREAD.offsets()))
-    record = threads.offset + threads.record_size
-    struct.pack_into("<Q", data, record + at["wait_since"], builder.ticks(builder.duration_ns - 2_000 * cb.MS))
-    struct.pack_into("<II", data, record + at["wait_site"], lock.id, stack)
-    (tmp_path / "app.ttc").write_bytes(data)
-    path = str(tmp_path / "app.ttc")
+    builder.waits_for(1, 0xABC0, lock, since_ns=builder.duration_ns - 2_000 * cb.MS, places=LOOKUP)
+    path = str(save(tmp_path, builder))
     assert main(["check", path, "--max-wait-max", "PriceCache._lock=1.9s"]) == 1
     out = capsys.readouterr().out
     assert "longest wait was 2.00 s" in out
@@ -313,6 +303,35 @@ def test_a_hold_in_progress_without_a_time_is_no_pass_but_for_patterns(
     assert main(["check", path, "--max-hold-max", "*=1min", "--max-wait-max", "PriceCache._lock=1min"]) == 0
     assert "left out: 1 of the holds of PriceCache._lock had not ended" in capsys.readouterr().out
     assert main(["check", path, "--max-hold-max", "PriceCache._lock=1us"]) == 1
+
+
+def test_a_hold_in_progress_counts_where_somebody_waits_for_the_lock(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder, lock = shop()
+    lock.counters["acquisitions"] += 1
+    builder.thread("holder", "work")
+    builder.contended(0xABC0, lock, 1, held_since_ns=builder.duration_ns - 3_000 * cb.MS, owner_at=REPORT)
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-hold-max", "PriceCache._lock=2.9s"]) == 1
+    out = capsys.readouterr().out
+    assert "longest hold was 3.00 s" in out
+    assert "holder had held it for 3.0 s when this was read, in" in out
+    assert main(["check", path, "--max-hold-max", "PriceCache._lock=3.1s"]) == 0
+
+
+def test_a_deadlock_at_the_end_is_found_without_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder, first = shop()
+    second = builder.site("Session._lock", ("f", "a.py", 1))
+    for name, lock, address, other in (("t-AB", second, 0xB, 2), ("t-BA", first, 0xA, 1)):
+        builder.thread(name, name)
+        builder.waits_for(3 - other, address, lock, places=LOOKUP)
+        builder.contended(address, lock, other)
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--no-deadlock"]) == 1
+    out = capsys.readouterr().out
+    assert "t-AB waits for Session._lock of t-BA" in out
+    assert "t-BA waits for PriceCache._lock of t-AB" in out
 
 
 def test_names_in_a_recording_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

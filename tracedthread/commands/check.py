@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tracedthread.capture import Capture, CaptureError
-from tracedthread.export.plain import clean, explain, measured, put, refusal
+from tracedthread.export.clean import clean
+from tracedthread.export.plain import explain, measured, put, refusal
 from tracedthread.limits import MEASURES, Limit, Measure
 from tracedthread.profile import Profile
 from tracedthread.unfinished import deadlocks, pending

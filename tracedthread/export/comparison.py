@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tracedthread.compare import BlameChange, Comparison, LockChange, LockMeasures, recorded_s
-from tracedthread.export.plain import clean, put
+from tracedthread.export.clean import clean
+from tracedthread.export.plain import put
 from tracedthread.export.units import count, duration, percent
 
 WIDTH = 100

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from tracedthread.capture import Frame
+from tracedthread.export.clean import clean, write
 from tracedthread.export.units import count, duration
 from tracedthread.limits import Limit
 from tracedthread.rows import OTHER, Stats
@@ -18,11 +19,6 @@ from tracedthread.verdict import Reading, Verdict
 MAX_READINGS = 5
 MAX_STACKS = 3
 MAX_FRAMES = 6
-
-
-def clean(text: str) -> str:
-    """Text that cannot steer a terminal. A capture names what the program named."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def amount(limit: Limit, value: float) -> str:
@@ -116,9 +112,8 @@ def refusal(what: str, exc: Exception) -> str:
 def put(text: str, stream: TextIO | None = None) -> None:
     """Write to a stream, the standard output by default; a reader that has seen enough is no error."""
     stream = stream or sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        stream.write(text.encode(encoding, "replace").decode(encoding))
+        write(text, stream)
         stream.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit, so that has to go somewhere.
