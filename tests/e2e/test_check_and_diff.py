@@ -111,7 +111,8 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
 
 HANG = """
 import threading, time
-first, second = threading.Lock(), threading.Lock()
+first = threading.Lock()
+second = threading.Lock()
 def take(one, other, both):
     with one:
         both.wait()
