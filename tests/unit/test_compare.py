@@ -139,6 +139,14 @@ def test_functions_that_are_blamed_for_more_come_first() -> None:
     assert "More blamed than before: refresh (cache.py)." in text.sentences(of)
 
 
+def test_longer_waits_are_said_also_when_they_are_fewer() -> None:
+    of = compared(recording(), recording(waits=5, wait_ms=200))
+    assert text.sentences(of)[0] == (
+        "The waits for PriceCache._lock are longer: p99 200 ms (was 20 ms); together 100 ms in each second "
+        "(was 100 ms)."
+    )
+
+
 def test_blame_is_summed_over_lines_and_callers() -> None:
     base = recording()
     lock = base.stats[3]
@@ -175,7 +183,7 @@ def test_diff_prints_what_changed_and_ends_with_0(tmp_path: Path, capsys: pytest
     assert main(["diff", base, new]) == 0
     out = capsys.readouterr().out
     assert "! The recordings differ in length" in out
-    sentence = "Threads wait longer for PriceCache._lock: 250 ms in each second, it was 100 ms; p99 100 ms, it was 20"
+    sentence = "Threads wait more for PriceCache._lock: 250 ms in each second (was 100 ms); p99 100 ms (was 20"
     assert sentence in " ".join(out.split())
     assert "PriceCache._lock  base  100 ms" in out
     assert "cache.py:41       new   250 ms" in out

@@ -26,6 +26,8 @@ MAX_SENTENCES = 4
 NOTABLE = 0.2
 #: Below this, in seconds waited per second, a change is not worth a sentence.
 NOTABLE_PER_S = 0.001
+#: The same for a percentile, in seconds.
+NOTABLE_WAIT_S = 0.001
 
 _COLUMNS: dict[str, tuple[Callable[[LockMeasures], float], Callable[[float], str]]] = {
     "wait/s": (lambda one: one.wait_per_s, duration),
@@ -81,19 +83,25 @@ def _sentence(change: LockChange) -> str:
     base, new = change.base, change.new
     assert base is not None
     assert new is not None
-    word = "longer" if change.wait_per_s_change > 0 else "less"
-    sentence = (
-        f"Threads wait {word} for {_name(change)}: {duration(new.wait_per_s)} in each second, it was "
-        f"{duration(base.wait_per_s)}"
-    )
-    if new.wait_p99_s != base.wait_p99_s:
-        sentence += f"; p99 {duration(new.wait_p99_s)}, it was {duration(base.wait_p99_s)}"
-    return sentence + "."
+    rate = f"{duration(new.wait_per_s)} in each second (was {duration(base.wait_per_s)})"
+    p99 = f"p99 {duration(new.wait_p99_s)} (was {duration(base.wait_p99_s)})"
+    if not _differs(base.wait_per_s, new.wait_per_s, NOTABLE_PER_S):
+        word = "longer" if new.wait_p99_s > base.wait_p99_s else "shorter"
+        return f"The waits for {_name(change)} are {word}: {p99}; together {rate}."
+    word = "more" if new.wait_per_s > base.wait_per_s else "less"
+    return f"Threads wait {word} for {_name(change)}: {rate}{f'; {p99}' if new.wait_p99_s != base.wait_p99_s else ''}."
 
 
 def _is_notable(change: LockChange) -> bool:
-    largest = max(side.wait_per_s for side in (change.base, change.new) if side is not None)
-    return abs(change.wait_per_s_change) >= max(NOTABLE_PER_S, NOTABLE * largest)
+    base, new = change.base, change.new
+    base_per_s, new_per_s = (side.wait_per_s if side is not None else 0.0 for side in (base, new))
+    if _differs(base_per_s, new_per_s, NOTABLE_PER_S):
+        return True
+    return base is not None and new is not None and _differs(base.wait_p99_s, new.wait_p99_s, NOTABLE_WAIT_S)
+
+
+def _differs(base: float, new: float, least: float) -> bool:
+    return abs(new - base) >= max(least, NOTABLE * max(base, new))
 
 
 def _name(change: LockChange) -> str:
