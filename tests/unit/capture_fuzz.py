@@ -235,7 +235,8 @@ def main() -> None:
 
     signal.signal(signal.SIGVTALRM, stop)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    bases = [small(), cb.example().build(), *(file.read_bytes() for file in args.files)]
+    # The small one twice: it is read three times as fast, and a damage to it seldom misses.
+    bases = [small(), small(), cb.example().build(), *(file.read_bytes() for file in args.files)]
     result = run(bases, args.seed, args.cases, args.first)
     result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(json.dumps(result))
