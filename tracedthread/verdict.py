@@ -81,7 +81,12 @@ def judge(profile: Profile, limits: Iterable[Limit], pending: Iterable[Pending] 
 
 def was_used(profile: Profile) -> bool:
     """Whether anything was recorded that a limit could be about."""
-    return any(lock.stats.acquisitions or lock.stats.contended or lock.stats.waiters for lock in profile.locks)
+    return any(map(_was_used, profile.locks))
+
+
+def _was_used(lock: LockRow) -> bool:
+    # In a part of a recording a hold can end that began before.
+    return bool(lock.stats.acquisitions or lock.stats.contended or lock.stats.waiters or lock.stats.hold.counts)
 
 
 def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -> Verdict:
@@ -99,7 +104,7 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
             what = f"{untimed} of the {limit.measure.of}s of {lock.name} had not ended, and since when is not known"
             # Locks that are held for good, as a signal, are in every program: a pattern is hardly about them.
             (notes if limit.measure.of == "hold" and is_pattern(limit.name) else problems).append(what)
-    if not any(lock.stats.acquisitions or lock.stats.contended or lock.stats.waiters for lock in locks):
+    if not any(map(_was_used, locks)):
         problems.append(f"{_listed(sorted(names))} was created, but nobody has taken it")
     if (profile.lost.get("sites") or profile.lost.get("strings")) and any(
         lock.name in ("", OTHER) and _may_hide(lock, limit) for lock in profile.locks

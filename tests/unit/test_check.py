@@ -320,6 +320,16 @@ def test_a_hold_in_progress_counts_where_somebody_waits_for_the_lock(
     assert main(["check", path, "--max-hold-max", "PriceCache._lock=3.1s"]) == 0
 
 
+def test_a_hold_that_began_before_the_recording_counts(tmp_path: Path) -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    lock = builder.site("early", ("f", "a.py", 1))
+    lock.hold(5 * cb.MS)
+    lock.counters["acquisitions"] = 0
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-hold-max", "early=1ms"]) == 1
+    assert main(["check", path, "--max-hold-max", "early=6ms"]) == 0
+
+
 def test_a_deadlock_at_the_end_is_found_without_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder, first = shop()
     second = builder.site("Session._lock", ("f", "a.py", 1))
