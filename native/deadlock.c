@@ -143,14 +143,15 @@ static void add_place(tt_text *t, uint32_t file, uint32_t line)
     tt_text_add(t, ":%u", line);
 }
 
-// {"deadlock": {"threads": [{"thread": "t-AB", "ident": 1, "kind": "lock", "for": "B", "created": "app.py:12",
-//  "held_by": "t-BA", "in": "second", "at": "app.py:20"}]}}; of a join, "for" is the thread.
+// {"deadlock": {"length": 2, "threads": [{"thread": "t-AB", "ident": 1, "kind": "lock", "for": "B", "created": "app.py:12",
+//  "held_by": "t-BA", "in": "second", "at": "app.py:20"}, ...]}}; of a join, "for" is the thread. Of a long cycle not all
+// threads are listed.
 static void write_note(const edge *edges, uint32_t count)
 {
     char buffer[4096];
     tt_text t = tt_text_begin(buffer, sizeof buffer, true);
-    tt_text_add(&t, "{\"deadlock\": {\"threads\": [");
-    for (uint32_t i = 0; i < count; i++) {
+    tt_text_add(&t, "{\"deadlock\": {\"length\": %u, \"threads\": [", count);
+    for (uint32_t i = 0; i < count && (i < 2 || t.size - t.length > 512); i++) {
         const tt_thread_record *r = &tt_the_segment.threads[edges[i].thread];
         tt_text_add(&t, "%s{\"thread\": \"", i ? ", " : "");
         add_thread(&t, edges[i].thread);
@@ -176,7 +177,10 @@ static void write_note(const edge *edges, uint32_t count)
         tt_text_add(&t, "\"}");
     }
     tt_text_add(&t, "]}}");
-    if (!t.cut) tt_capture_note(buffer, t.length);
+    if (t.cut)
+        tt_the_segment.sections[TT_NOTES].lost++;
+    else
+        tt_capture_note(buffer, t.length);
 }
 
 // tracedthread: deadlock: t-AB waits for B (app.py:12) held by t-BA, which waits for A (app.py:11) held by t-AB

@@ -48,10 +48,20 @@ bool tt_lock_queued(tt_lock *l)
     return false;
 }
 
-uintptr_t tt_lock_owner(tt_lock *l)
+bool tt_lock_occupied(tt_lock *l) { return tt_lock_held(l) && !(tt_lock_queued(l) && l->queue->granted); }
+
+uintptr_t tt_lock_thread(tt_lock *l)
 {
-    if (!(l->word & TT_HELD)) return 0;
+    if (!tt_lock_held(l)) return 0;
     return tt_lock_queued(l) ? l->queue->owner : l->owner & ~(uintptr_t)TT_ENTERED;
+}
+
+uint32_t tt_lock_owner(tt_lock *l)
+{
+    uintptr_t thread = tt_lock_thread(l);
+    uint32_t record = thread ? tt_thread_of_ident(thread) : 0;
+    // A thread that has ended with the lock in its hands leaves its ident to a later one.
+    return record && tt_the_segment.threads[record].run_ticks <= l->held_since ? record : 0;
 }
 
 bool tt_lock_release_is_news(tt_lock *l) { return tt_lock_queued(l) && l->queue->recorded; }
@@ -143,6 +153,15 @@ static void unlink_waiter(tt_queue *q, tt_waiter *w)
     }
 }
 
+void tt_lock_identify_owner(tt_lock *l)
+{
+    tt_queue *q = l->queue;
+    if (!q->owner || q->owner_record) return;
+    q->owner_record = tt_lock_owner(l);
+    q->owner_generation = generation_of(q->owner_record);
+    if (q->contended) tt_contended_update(l);
+}
+
 bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first)
 {
     if (!tt_lock_queued(l) && !make_queue(l)) return false;
@@ -158,10 +177,7 @@ bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first)
     if (as_first) q->first = w;   // the queue is a ring: the last becomes the first
     if (w->recorded) {
         q->recorded++;
-        if (q->owner && !q->owner_record) {
-            q->owner_record = tt_thread_of_ident(q->owner);
-            q->owner_generation = generation_of(q->owner_record);
-        }
+        tt_lock_identify_owner(l);
         if (w->wait.holder_stack) q->owner_stack = w->wait.holder_stack;
         tt_contended_update(l);
     }
@@ -206,7 +222,8 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
     tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
     q->free_since = now;
     q->release_stack = stack;
-    q->releaser = q->recorded ? tt_thread_current_index() : 0;
+    // A thread without a record gets one now, unless it is past its end: that has no stack any more.
+    q->releaser = q->recorded && (stack || tt_thread_known()) ? tt_thread_current_index() : 0;
     q->releaser_generation = generation_of(q->releaser);
     if (q->granted) {   // another thread releases what `granted` has not come to know it has
         q->granted->ended = true;

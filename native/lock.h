@@ -136,10 +136,17 @@ static inline void tt_lock_release(tt_lock *l, uint32_t stack)
 bool tt_lock_release_is_news(tt_lock *l);
 
 static inline bool tt_lock_held(const tt_lock *l) { return l->word & TT_HELD; }
+// Whether it is held, and by a thread that has come to run since.
+bool tt_lock_occupied(tt_lock *l);
 // Whether anybody waits, in this process.
 bool tt_lock_queued(tt_lock *l);
-// The thread that has `l`; 0: nobody, or one that has not come to run yet.
-uintptr_t tt_lock_owner(tt_lock *l);
+// The thread that has `l`, by its record; 0: nobody, or one that has not come to run yet, or not known.
+uint32_t tt_lock_owner(tt_lock *l);
+// Its pthread_self(), which may be that of a thread that has ended with the lock in its hands, or of a later one's.
+uintptr_t tt_lock_thread(tt_lock *l);
+// Looks again who has `l`, which has a queue, if that was not known: a thread that we have not started has no record before
+// its own first wait.
+void tt_lock_identify_owner(tt_lock *l);
 
 // A waiter to use until tt_waiter_free, with an empty account. NULL: no memory.
 tt_waiter *tt_waiter_new(void);

@@ -44,8 +44,8 @@ static int check_joinable(tt_handle *h)
     return 0;
 }
 
-// Sleeps until the thread exits. `shown`: what other processes see of it, or NULL.
-static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, const tt_wait *shown)
+// Sleeps until the thread exits. `shown`: what other processes see of it, or NULL. `woken`: ticks, when it had.
+static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, const tt_wait *shown, uint64_t *woken)
 {
     uint32_t epoch = tt_fork_epoch;
     bool watched = deadline_ns < 0 && shown;
@@ -54,6 +54,7 @@ static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, const
         PyThreadState *ts = PyEval_SaveThread();
         tt_status status = tt_handle_sleep(h, watched ? watch.next_ns : deadline_ns);
         if (status == TT_TIMED_OUT && watched && tt_process_ending) status = tt_handle_sleep(h, -1);   // see wait()
+        *woken = tt_ticks();
         PyEval_RestoreThread(ts);
         if (status == TT_TIMED_OUT && !watched) return TT_TIMEOUT;
         if (status == TT_TIMED_OUT) tt_py_deadlock_look(&watch);
@@ -70,13 +71,14 @@ static enum tt_outcome wait_until_exit(tt_handle *h, int64_t timeout_ns)
     if (tt_handle_exiting(h)) return TT_ACQUIRED;
     if (timeout_ns == 0) return TT_TIMEOUT;
     int64_t deadline_ns = tt_py_deadline(timeout_ns);
-    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns, NULL);
+    uint64_t woken = tt_ticks();
+    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns, NULL, &woken);
     uint32_t epoch = tt_fork_epoch;
-    tt_wait wait = {.lock = h->ident, .stack = tt_py_stack(), .kind = TT_KIND_JOIN, .timed = timeout_ns >= 0};
-    wait.start = tt_ticks();
+    tt_wait wait = {.start = woken, .lock = h->ident, .stack = tt_py_stack(), .kind = TT_KIND_JOIN, .timed = timeout_ns >= 0};
     tt_wait_show(&wait);
-    wait.outcome = sleep_until_exit(h, deadline_ns, &wait);
+    wait.outcome = sleep_until_exit(h, deadline_ns, &wait, &woken);
     wait.end = tt_ticks();
+    wait.own_gil = wait.outcome == TT_ACQUIRED ? tt_elapsed(woken, wait.end) : 0;
     if (epoch == tt_fork_epoch) tt_wait_record(&wait);
     return wait.outcome;
 }

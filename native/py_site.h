@@ -4,6 +4,7 @@
 #include "py_compat.h"
 #include <stdbool.h>
 #include "capture.h"
+#include "py_stack.h"
 #include "segment.h"
 
 // Makes ready for this interpreter. -1 and an exception on failure.
@@ -23,9 +24,6 @@ typedef struct tt_py_wait_place {
 
 // Where the current thread stands, and what a wait on a lock of `site` and `type` means there. Runs no Python code.
 tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type);
-
-// The stack of the current thread, in the capture.
-uint32_t tt_py_stack(void);
 
 // Whether the current frame is a probe (Condition._is_owned), whose failed try is no news.
 bool tt_py_is_probe(void);

@@ -67,10 +67,10 @@ uint32_t tt_py_stack_of(tt_pyframe *frame)
 
 uint32_t tt_py_stack(void) { return tt_py_stack_of(tt_pyframe_current()); }
 
-uint32_t tt_py_stack_of_holder(uintptr_t ident)
+uint32_t tt_py_stack_of_holder(uint32_t record)
 {
     static uint32_t still_held;
-    PyThreadState *ts = tt_thread_state(tt_thread_of_ident(ident));
+    PyThreadState *ts = record && record == tt_thread_current_index() ? PyThreadState_Get() : tt_thread_state(record);
     uint32_t stack = ts ? tt_py_stack_of(tt_pyframe_current_of(ts)) : 0;
     if (stack) return stack;
     if (!still_held) {

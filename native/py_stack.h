@@ -9,6 +9,6 @@
 uint32_t tt_py_stack_of(tt_pyframe *frame);
 // Of the current thread.
 uint32_t tt_py_stack(void);
-// Where the living thread `ident` is now; where that cannot be seen, a stack of one frame that says that it holds a lock.
-uint32_t tt_py_stack_of_holder(uintptr_t ident);
+// Where the thread of a record, or of none, is now, who holds a lock; if that cannot be seen, one frame that says so.
+uint32_t tt_py_stack_of_holder(uint32_t record);
 #endif

@@ -102,7 +102,7 @@ int tt_py_stats_add(PyObject *module)
 {
     static PyGetSetDef getset[] = {
         {"wait_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for locks, seconds."), (void *)offsetof(sums, wait)},
-        {"own_gil_s", (getter)get_seconds, NULL, PyDoc_STR("Of that: the lock was free, the GIL not."), (void *)offsetof(sums, own_gil)},
+        {"own_gil_s", (getter)get_seconds, NULL, PyDoc_STR("The ends of all waits: only the GIL was missing."), (void *)offsetof(sums, own_gil)},
         {"idle_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for work, seconds."), (void *)offsetof(sums, idle)},
         {"resource_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for a permit or for room, seconds."), (void *)offsetof(sums, resource)},
         {"waits", (getter)get_count, NULL, PyDoc_STR("How often it waited for a lock."), NULL},

@@ -91,7 +91,11 @@ static int exec(PyObject *module)
     return -1;
 #endif
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        PyErr_SetString(PyExc_ImportError, "only the main interpreter is recorded");
+        // _core.py knows it by this name.
+        PyObject *text = PyUnicode_FromString("only the main interpreter is recorded"), *name = PyUnicode_FromString("subinterpreter");
+        if (text && name) PyErr_SetImportError(text, name, NULL);
+        Py_XDECREF(text);
+        Py_XDECREF(name);
         return -1;
     }
     if (tt_thread_ident() != PyThread_get_thread_ident()) {

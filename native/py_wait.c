@@ -22,11 +22,11 @@ static bool would_hang_at_exit(void)
 static bool would_hang_at_exit(void) { return false; }
 #endif
 
-// What the holder of `l`, which keeps others waiting, does now. 0: not worth recording.
+// What the holder of `l`, which keeps others waiting, does now. 0: nobody has come to run with it, or it is not recorded.
 static uint32_t look_at_holder(tt_lock *l)
 {
-    uintptr_t owner = l->site >= tt_recorded_from ? tt_lock_owner(l) : 0;   // of a waiter lock it would be ourselves
-    return owner ? tt_py_stack_of_holder(owner) : 0;
+    if (l->site < tt_recorded_from || !tt_lock_occupied(l)) return 0;   // of a waiter lock it would be ourselves
+    return tt_py_stack_of_holder(tt_lock_owner(l));
 }
 
 // A signal handler may want this lock itself, take long, raise or fork: it must not find us in the queue. Returns 1 when
@@ -72,7 +72,10 @@ static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool 
         PyEval_RestoreThread(ts);
         if (tt_lock_claim(l, w)) return TT_ACQUIRED;
         if (status == TT_TIMED_OUT && !watched) break;
-        if (status == TT_TIMED_OUT) tt_py_deadlock_look(&watch);
+        if (status == TT_TIMED_OUT) {
+            tt_lock_identify_owner(l);
+            tt_py_deadlock_look(&watch);
+        }
         int r = status == TT_INTR && interruptible ? run_handlers(l, w) : 0;
         if (r) return r > 0 ? TT_ACQUIRED : TT_INTERRUPTED;
     }
@@ -112,7 +115,7 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     }
     w->recorded = recorded;
     bool joins = place.kind == TT_KIND_JOIN && l->site == TT_SITE_WAITER;   // up to 3.12: the lock that its thread holds
-    w->wait = (tt_wait){.lock = joins ? tt_lock_owner(l) : (uint64_t)(uintptr_t)self, .site = place.site,
+    w->wait = (tt_wait){.lock = joins ? tt_lock_thread(l) : (uint64_t)(uintptr_t)self, .site = place.site,
                         .stack = place.stack, .kind = place.kind, .holder_stack = holder_stack, .timed = timeout_ns >= 0};
     if (!tt_lock_enqueue(l, w)) {
         tt_waiter_free(w);

@@ -54,7 +54,6 @@ static void write_event(const tt_wait *w)
     e->kind = (uint16_t)w->kind;
     e->outcome = (uint16_t)w->outcome;
     e->lock = w->lock;
-    e->thread_generation = tt_the_segment.threads[e->thread].generation;
     e->holder = w->holder;
     e->holder_generation = w->holder_generation;
     e->release_stack = w->release_stack;

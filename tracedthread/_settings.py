@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 #: Below this a capture has no room for anything that helps.
-MIN_CAPTURE_BYTES = 128 * 1024
+MIN_CAPTURE_BYTES = 192 * 1024
 MAX_CAPTURE_BYTES = 64 * 1024**3
 MAX_SECONDS = 1e9
 

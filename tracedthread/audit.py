@@ -2,8 +2,8 @@
 Auditing: the events that tracedthread raises for `sys.addaudithook`, and the trail of thread starts that it keeps.
 
 The trail says who started which function in which thread, from where and when. It holds names and places, never the
-values of arguments, and lies in the capture, so that it is there after a crash too: `tracedthread report FILE --threads`.
-The newest 4,096 starts are kept; how many were overwritten is counted as lost.
+values of arguments, and lies in the capture, so that it is there after a crash too: `tracedthread report FILE
+--threads` shows it. The newest 4,096 starts are kept; how many were overwritten is counted as lost.
 
     tracedthread.patch(audit_trail=True)        # or TRACEDTHREAD_AUDIT_TRAIL=1, or tracedthread run --audit-trail
     ...

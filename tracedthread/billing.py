@@ -10,7 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any
 
     from ._types import ThreadStats
 
@@ -28,7 +27,7 @@ class _Nothing:
         return self
 
 
-_NOTHING: Any = _Nothing()
+_NOTHING: ThreadStats = _Nothing()  # type: ignore[assignment]
 
 
 _native: Callable[[], ThreadStats] | None = None
@@ -41,10 +40,11 @@ def current_thread_stats() -> ThreadStats:
     About 0.1 µs, so that it can be asked for every request.
 
     Returns:
-        `wait_s` (for locks), `own_gil_s` (of that, the GIL's part), `idle_s` (for work), `resource_s` (for permits and
-        room), in seconds, and `waits`, how often for a lock. All zero where nothing was ever recorded.
+        `wait_s` (for locks), `idle_s` (for work), `resource_s` (for permits and room), `own_gil_s` (the ends of all
+        these, when it could have gone on but for the GIL), in seconds, and `waits`, how often for a lock. All zero
+        where nothing was ever recorded.
     """
-    return _native() if _native is not None else _first_stats()
+    return _first_stats() if _native is None else _native()
 
 
 def _first_stats() -> ThreadStats:
@@ -90,7 +90,7 @@ class Bill:
 
     @property
     def own_gil_s(self) -> float:
-        """Of `wait_s`: the lock was free already, the GIL was not."""
+        """The ends of waits of every kind: what it waited for was there already, the GIL was not."""
         return self.stats.own_gil_s
 
     @property

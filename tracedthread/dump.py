@@ -140,6 +140,8 @@ def _lost_locks(blocked: Iterable[BlockedThread]) -> Iterable[str]:
             yield f"{name} is held by `{lock.owner.name}`, which has ended without releasing it."
         elif lock.before_fork:
             yield f"{name} was held when this process was forked, by a thread that only its parent has."
+        elif lock.owner is None and lock.held_since:
+            yield f"{name} is held by a thread that has ended, or that this recording has not met."
 
 
 def lock_name(lock: LockRef) -> str:

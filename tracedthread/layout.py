@@ -306,7 +306,9 @@ SITE = Layout("tt_site", SiteRecord._make, "I I I I I I", "Q")
 SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}")
 CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q", "I I")
 BLAME_CELL = Layout("tt_blame_cell", BlameRecord._make, "I I Q Q Q Q")
-THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s")
+THREAD = Layout(
+    "tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s"
+)
 EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I")
 START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord._make, "Q Q I I I I I I I I")

@@ -56,7 +56,7 @@ def patch(
         path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
             process id.
         force: Overwrite the file.
-        capture_bytes: Size of the capture, at least 128 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
+        capture_bytes: Size of the capture, at least 192 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
@@ -69,7 +69,7 @@ def patch(
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
-        When a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
+        When a switch such as TRACEDTHREAD_DISABLED keeps us out, and in subinterpreters, nothing is said.
     Raises:
         ValueError: A size or threshold out of range, or a null byte in `path`.
         RuntimeError: `path` is not the file that this process records to.
@@ -102,6 +102,8 @@ def patch(
             deadlock_after_s = _settings.deadlock_after_s()
         try:
             _patch(target, force, capture_bytes, event_threshold_ms, deadlock_after_s, follow_fork, audit_trail)
+        except _core.Subinterpreter:
+            return False
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")

@@ -11,7 +11,6 @@
 #include "record.h"
 #include "segment.h"
 #include "thread.h"
-#include "thread_stub.h"
 
 enum { MAX_THREADS = 16, MAX_MARKS = 200000 };
 
@@ -24,7 +23,7 @@ static int mark_count;
 static tt_lock lock;
 static int thread_count, rounds;
 static bool pausing;                          // stop and start recording in the middle
-static uintptr_t idents[MAX_THREADS];
+static uint32_t records[MAX_THREADS];
 static uint32_t stacks[MAX_THREADS];          // stands for where each thread releases
 
 static void mark_step(enum what what, int thread, uint64_t before)
@@ -35,9 +34,9 @@ static void mark_step(enum what what, int thread, uint64_t before)
 
 static uint32_t stack_of_owner(const tt_lock *l)
 {
-    uintptr_t owner = tt_lock_owner((tt_lock *)l);
+    uint32_t owner = tt_lock_owner((tt_lock *)l);
     for (int i = 0; i < thread_count; i++)
-        if (idents[i] == owner) return stacks[i];
+        if (records[i] == owner) return stacks[i];
     return 0;
 }
 
@@ -121,7 +120,7 @@ static void *work(void *argument)
     int me = (int)(uintptr_t)argument % MAX_THREADS;
     unsigned seed = (unsigned)(uintptr_t)argument;
     take_gil();
-    idents[me] = tt_self();
+    records[me] = tt_thread_current_index();
     for (int i = 0; i < rounds; i++) {
         int64_t timeout = rand_r(&seed) % 3 == 0 ? rand_r(&seed) % 5000000 : -1;
         if (acquire(me, timeout, &seed)) {
@@ -360,6 +359,21 @@ static void test_gil_wait_of_a_waiter_passed_over_is_not_its_own(void)
     check_closed(lock.site);
 }
 
+// The same of one that was woken and leaves, for a signal's handler.
+static void test_gil_wait_of_a_waiter_that_leaves_is_not_its_own(void)
+{
+    lock = (tt_lock){.site = new_site()};
+    CHECK(tt_lock_try_fast(&lock));
+    tt_waiter *w = arrive();
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(tt_waiter_sleep(w, -1) == TT_OK);
+    usleep(1000);
+    tt_lock_leave(&lock, w);
+    CHECK(lock.word == 0 && w->wait.own_gil == 0);
+    depart(w, TT_INTERRUPTED);
+    check_closed(lock.site);
+}
+
 // Of a wait in progress when recording stops, that is counted which others have been blamed for already.
 static void test_pause_in_the_middle_of_a_wait(void)
 {
@@ -454,7 +468,7 @@ static void test_contended_record_follows_the_owner(void)
     take_gil();
     for (uint64_t i = 1; i < tt_the_segment.sections[TT_CONTENDED].used; i++)
         if (tt_the_segment.contended[i].lock == (uintptr_t)&lock) found = &tt_the_segment.contended[i];
-    CHECK(found && found->waiters == 2 && found->site == lock.site && found->owner == tt_thread_of_ident(tt_self()));
+    CHECK(found && found->waiters == 2 && found->site == lock.site && found->owner == tt_thread_current_index());
     tt_lock_release(&lock, stacks[0]);
     CHECK(found->owner == 0 && found->held_since == 0 && found->release_stack == stacks[0]);
     CHECK(tt_lock_try(&lock));
@@ -482,6 +496,7 @@ int main(int argc, char **argv)
     take_gil();
     test_late_waiter_takes_the_lock_before_the_woken_one();
     test_gil_wait_of_a_waiter_passed_over_is_not_its_own();
+    test_gil_wait_of_a_waiter_that_leaves_is_not_its_own();
     test_pause_in_the_middle_of_a_wait();
     test_timeouts_are_blamed_on_the_live_holder();
     drop_gil();

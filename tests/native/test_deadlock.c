@@ -6,6 +6,7 @@
 #include "clock.h"
 #include "deadlock.h"
 #include "intern.h"
+#include "lock.h"
 #include "thread.h"
 
 static uint32_t me;   // this thread's record
@@ -154,6 +155,43 @@ static void test_joins(void)
     CHECK(!tt_deadlock_of(me));
 }
 
+static const tt_contended *contended_now(tt_lock *l, tt_waiter *w)
+{
+    *w = (tt_waiter){.recorded = true, .wait = {.lock = 0xC0, .site = TT_SITE_OTHER}};
+    CHECK(tt_lock_enqueue(l, w));
+    const tt_contended *c = &tt_the_segment.contended[l->queue->contended];
+    CHECK(c->lock == 0xC0);
+    return c;
+}
+
+static void test_who_took_a_lock_by_a_with_statement_is_known_as_long_as_it_has_it(void)
+{
+    start_over();
+    tt_lock l = {.site = TT_SITE_OTHER};
+    tt_waiter w;
+    CHECK(tt_lock_enter_fast(&l));
+    for (int again = 0; again < 2; again++) {
+        const tt_contended *c = contended_now(&l, &w);
+        CHECK(c->entered && c->owner == me && tt_lock_thread(&l) == tt_self());
+        tt_lock_leave(&l, &w);
+        CHECK(tt_lock_thread(&l) == tt_self());
+    }
+    tt_lock_release(&l, 0);
+    CHECK(tt_lock_try(&l));
+    const tt_contended *c = contended_now(&l, &w);
+    CHECK(!c->entered);
+    tt_lock_set_entered(&l);
+    CHECK(c->entered);
+    tt_lock_release(&l, 0);
+    CHECK(!c->entered && tt_lock_try(&l) && !c->entered);
+    tt_lock_leave(&l, &w);
+    tt_lock_release(&l, 0);
+    CHECK(tt_lock_try_fast(&l));
+    tt_lock_set_entered(&l);
+    CHECK(tt_lock_thread(&l) == tt_self() && contended_now(&l, &w)->entered);
+    tt_lock_leave(&l, &w);
+}
+
 static uint32_t notes_since(uint64_t start, const char *text)
 {
     uint32_t found = 0;
@@ -183,7 +221,7 @@ static void test_it_is_said_once_and_only_when_it_is_the_same_again(void)
     CHECK(tt_deadlock_look(&watch, line));
     CHECK(strcmp(line, "tracedthread: deadlock: me waits for B (app.py:11) held by other, which waits for A (app.py:10) "
                        "held by me\n") == 0);
-    CHECK(notes_since(start, "{\"deadlock\": {\"threads\": [{\"thread\": \"me\", \"ident\": ") == 1);
+    CHECK(notes_since(start, "{\"deadlock\": {\"length\": 2, \"threads\": [{\"thread\": \"me\", \"ident\": ") == 1);
     CHECK(!tt_deadlock_look(&watch, line) && !tt_deadlock_look(&watch, line));
     CHECK(!tt_deadlock_look(&second, line) && !tt_deadlock_look(&second, line));   // as another thread of the cycle would
     CHECK(notes_since(start, "deadlock") == 1);
@@ -249,6 +287,7 @@ int main(void)
     test_rings_of_any_length_up_to_the_limit();
     test_a_lock_of_one_s_own();
     test_joins();
+    test_who_took_a_lock_by_a_with_statement_is_known_as_long_as_it_has_it();
     test_it_is_said_once_and_only_when_it_is_the_same_again();
     test_looks_become_rare();
     test_names_cannot_break_the_line_or_the_note();

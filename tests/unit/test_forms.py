@@ -85,6 +85,7 @@ def test_every_form_can_be_rendered_and_twice_the_same(form: str, of: Profile) -
     [
         ("a.txt", "text"),
         ("a.JSON", "json"),
+        ("a.html", "html"),
         ("a.folded", "collapsed"),
         ("a.collapsed", "collapsed"),
         ("a.pb.gz", "pprof"),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -39,6 +40,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="who waited instead of who made them wait, in forms that show one side: "
         + ", ".join(name for name, form in FORMATS.items() if form.has_sides),
     )
+    parser.add_argument(
+        "--threads",
+        action="store_const",
+        const="threads",
+        dest="format",
+        help="all threads: who started them where, what they waited, and the audit trail (the same as -f threads)",
+    )
     parser.set_defaults(main=main)
 
 
@@ -49,6 +57,16 @@ def main(args: argparse.Namespace) -> int:
     Returns:
         0, or 2 after one line on the standard error if FILE cannot be read, the form not be made or OUT not be written.
     """
+    was_enabled = gc.isenabled()
+    gc.disable()  # nothing here makes cycles, and the collector would visit a million rows time and again
+    try:
+        return _report(args)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _report(args: argparse.Namespace) -> int:
     form = args.format or (args.output and form_of(args.output)) or "text"
     if args.waits and not FORMATS[form].has_sides:
         return _refuse("--waits", f"{form} shows both sides")

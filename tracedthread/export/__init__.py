@@ -31,7 +31,9 @@ class Form(NamedTuple):
 
 FORMATS = {
     "text": Form("tracedthread.export.text", (".txt",)),
+    "threads": Form("tracedthread.export.threads", ()),
     "json": Form("tracedthread.export.json", (".json",)),
+    "html": Form("tracedthread.export.html", (".html", ".htm")),
     "collapsed": Form("tracedthread.export.collapsed", (".collapsed", ".folded"), has_sides=True),
     "pprof": Form("tracedthread.export.pprof", (".pb.gz", ".pprof"), is_binary=True, has_sides=True),
     "speedscope": Form("tracedthread.export.speedscope", (".speedscope.json", ".speedscope")),

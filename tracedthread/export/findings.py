@@ -4,8 +4,9 @@ What a profile says in plain words: a few sentences, the most important first.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from tracedthread.capture import Frame
 from tracedthread.export.units import count, duration, percent
@@ -36,14 +37,16 @@ def _blames(profile: Profile) -> list[str]:
     blames = [(row, lock) for lock in profile.locks for row in blamed_by_place(lock.blame)]
     blames.sort(key=lambda pair: -pair[0].blame_ticks)
     enough = WORTH_A_SENTENCE * sum(row.blame_ticks for row, _ in blames)
-    return [_blame(row, lock) for row, lock in blames[:MAX_SENTENCES] if row.blame_ticks >= enough]
+    return [
+        _blame(row, lock) for row, lock in blames[:MAX_SENTENCES] if row.blame_ticks >= enough or row is blames[0][0]
+    ]
 
 
 def _waits(profile: Profile, *, most: int) -> list[str]:
     waits = [(row, lock) for lock in profile.locks for row in summed_by_place(lock.waits)]
     waits.sort(key=lambda pair: -pair[0].wait_ticks)
     enough = WORTH_A_SENTENCE * sum(row.wait_ticks for row, _ in waits)
-    return [_wait(row, lock) for row, lock in waits[:most] if row.wait_ticks >= enough]
+    return [_wait(row, lock) for row, lock in waits[:most] if row.wait_ticks >= enough or row is waits[0][0]]
 
 
 def is_held_long(lock: LockRow) -> bool:
@@ -53,20 +56,24 @@ def is_held_long(lock: LockRow) -> bool:
 
 def summed_by_place(rows: Iterable[WaitRow]) -> list[WaitRow]:
     """Rows of one kind, lock and innermost frame as one, worst first; the stack is cut down to that frame."""
-    places: dict[Hashable, WaitRow] = {}
-    for row in rows:
-        row = replace(row, stack=row.stack[:1])
-        places[row.key] = places[row.key] + row if row.key in places else row
-    return sorted(places.values(), key=lambda row: (-row.wait_ticks, row.kind, row.stack))
+    return sorted(_by_place(rows, WaitRow.__add__), key=lambda row: (-row.wait_ticks, row.kind, row.stack))
 
 
 def blamed_by_place(rows: Iterable[BlameRow]) -> list[BlameRow]:
     """Rows of one lock and innermost frame as one, worst first; the stack is cut down to that frame."""
-    places: dict[Hashable, BlameRow] = {}
+    return sorted(_by_place(rows, BlameRow.__add__), key=lambda row: (-row.blame_ticks, row.stack))
+
+
+_Row = TypeVar("_Row", WaitRow, BlameRow)
+
+
+def _by_place(rows: Iterable[_Row], add: Callable[[_Row, _Row], _Row]) -> list[_Row]:
+    places: dict[Hashable, _Row] = {}
     for row in rows:
-        row = replace(row, stack=row.stack[:1])
-        places[row.key] = places[row.key] + row if row.key in places else row
-    return sorted(places.values(), key=lambda row: (-row.blame_ticks, row.stack))
+        key = (row.kind if isinstance(row, WaitRow) else "", row.lock, row.stack[:1])
+        known = places.get(key)
+        places[key] = row if known is None else add(known, row)
+    return [replace(row, stack=row.stack[:1]) if len(row.stack) > 1 else row for row in places.values()]
 
 
 def _name(lock: LockRow) -> str:

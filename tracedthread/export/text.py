@@ -4,26 +4,22 @@ The report for people, in a terminal or not: first what matters in plain words, 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
-from pathlib import PurePath
 from typing import TextIO
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from tracedthread.capture import Frame
-from tracedthread.export.clean import clean, write
+from tracedthread.export.clean import clean
 from tracedthread.export.findings import WORTH_A_SENTENCE, findings, is_held_long, summed_by_place
+from tracedthread.export.terminal import heat, new_table, print_to, shortened
 from tracedthread.export.units import count, duration, percent, short
 from tracedthread.profile import Profile
 from tracedthread.rows import OTHER, LockRow, WaitRow
 
-WIDTH = 100
 MAX_LOCKS = 12
 MAX_STACKS = 5
 MAX_SHARES = 3
@@ -48,37 +44,16 @@ _COLUMNS = {
 # What goes first where there is no room for all.
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
-_LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
-
 
 def render(profile: Profile, stream: TextIO) -> None:
-    """Write the report. Colours and the terminal's width are used only if the stream is a terminal."""
-    is_terminal = stream.isatty()
-    console = Console(
-        file=stream,
-        width=None if is_terminal else WIDTH,
-        force_terminal=is_terminal,
-        color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    # Written at once: rich ends the process when a pipe breaks.
-    with console.capture() as captured:
-        _Report(console, profile).print()
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
-    write(text, stream)
+    """Write the report."""
+    print_to(stream, lambda console: _Report(console, profile).print())
 
 
 class _Report:
     def __init__(self, console: Console, profile: Profile) -> None:
         self.console = console
         self.profile = profile
-        self.home = os.path.expanduser("~")
-        try:
-            self.here = os.getcwd()
-        except OSError:  # the folder has been removed
-            self.here = self.home
 
     def print(self) -> None:
         self._header()
@@ -139,7 +114,7 @@ class _Report:
             return
         self._section("Locks, by time waited")
         columns = _fitting(self.console.width)
-        table = _table("lock", *(_COLUMNS[column][0] for column in columns))
+        table = new_table("lock", *(_COLUMNS[column][0] for column in columns))
         table.columns[0].overflow = "fold"
         for lock in locks[:MAX_LOCKS]:
             cells = _lock_cells(lock)
@@ -160,7 +135,7 @@ class _Report:
             return
         self._section("Because of whom: where locks were released that others waited for")
         for row, lock in blames[:MAX_STACKS]:
-            head = Text(f"{duration(row.blame_s):>7}", style=f"bold {_heat(row.blame_s)}")
+            head = Text(f"{duration(row.blame_s):>7}", style=f"bold {heat(row.blame_s)}")
             if row.holds:
                 head.append(f"  by {count(row.holds, 'hold')}", style="not bold")
                 head.append(f", at most {duration(row.max_s)} by one, of ", style="not bold default")
@@ -183,7 +158,7 @@ class _Report:
             return
         self._section("Where threads waited")
         for wait, lock in waits[:MAX_STACKS]:
-            head = Text(f"{duration(wait.wait_s):>7}", style=f"bold {_heat(wait.wait_s)}")
+            head = Text(f"{duration(wait.wait_s):>7}", style=f"bold {heat(wait.wait_s)}")
             head.append(f"  in {count(wait.count, 'wait')}", style="not bold")
             head.append(f", at most {duration(wait.max_s)}, for ", style="not bold default")
             head.append(clean(lock.name) or "(unnamed)", style="bold default")
@@ -197,7 +172,7 @@ class _Report:
         lines = Text()
         for index, frame in enumerate(stack[:MAX_FRAMES]):
             lines.append(f"{clean(frame.function)} ", style="" if index else "bold")
-            lines.append(f"{self._place(frame.path)}:{frame.line}\n", style="dim")
+            lines.append(f"{shortened(frame.path)}:{frame.line}\n", style="dim")
         if len(stack) > MAX_FRAMES:
             lines.append(f"… {count(len(stack) - MAX_FRAMES, 'more frame')}\n", style="dim")
         if not stack:
@@ -205,23 +180,12 @@ class _Report:
         lines.rstrip()
         self.console.print(Padding(lines, (0, 0, 0, 9)))
 
-    def _place(self, path: str) -> str:
-        """A path as short as it can be without becoming ambiguous."""
-        path = clean(path)
-        library = _LIBRARY.match(path)
-        if library:
-            return path[library.end() :]
-        for base, shown in ((self.here, ""), (self.home, "~/")):
-            if base != "/" and path.startswith(base + "/"):
-                return shown + path[len(base) + 1 :]
-        return PurePath(path).name
-
     def _idle(self, title: str, rows: Iterable[WaitRow]) -> None:
         places = summed_by_place(rows)
         if not places:
             return
         self._section(title)
-        table = _table("time", "kind", "waits", "max", "where", numbers=(0, 2, 3))
+        table = new_table("time", "kind", "waits", "max", "where", numbers=(0, 2, 3))
         for row in places[:MAX_IDLE]:
             where = Text(clean(row.frame.function))
             if row.stack:
@@ -241,21 +205,22 @@ class _Report:
         if not threads:
             return
         self._section("Threads, by time waited")
-        table = _table("thread", "runs", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6))
+        table = new_table("thread", "runs", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6))
         for thread in threads[:MAX_THREADS]:
             table.add_row(
                 Text(clean(thread.name) or f"thread {thread.native_id}", style="bold"),
                 clean(thread.function),
                 duration(thread.lifetime_s),
-                Text(duration(thread.wait_s), style=_heat(thread.wait_s)),
+                Text(duration(thread.wait_s), style=heat(thread.wait_s)),
                 duration(thread.own_gil_s),
                 duration(thread.idle_s + thread.resource_s),
-                "-" if thread.alive or not thread.cpu_ns else duration(thread.cpu_s),
+                duration(thread.cpu_s) if thread.cpu_ns else "-",
             )
         self.console.print(table)
         if len(threads) > MAX_THREADS:
             rest = sum(thread.wait_s for thread in threads[MAX_THREADS:])
-            line = f"and {count(len(threads) - MAX_THREADS, 'more thread')} that waited {duration(rest)}"
+            more = count(len(threads) - MAX_THREADS, "more thread")
+            line = f"and {more} that waited {duration(rest)}; all, and who started them: report --threads"
             self.console.print(Text(line, style="dim"))
 
     def _warnings(self) -> None:
@@ -265,25 +230,18 @@ class _Report:
             number = f": {row.count:,}" if row.count else ""
             lines.append(f"Not covered: {row.what}{number}" + (f" ({names})" if names else ""))
         lost = {name: number for name, number in self.profile.lost.items() if number}
-        events = lost.pop("events", 0)
+        events, starts = lost.pop("events", 0), lost.pop("starts", 0)
         if lost:
             what = ", ".join(f"{number:,} {name}" for name, number in lost.items())
             lines.append(f"No room was left for {what}. Totals are exact; what has no row of its own is in {OTHER}.")
         if events:
             lines.append(f"The {count(events, 'oldest event')} made room for newer ones. No count or sum misses them.")
+        if starts:
+            lines.append(f"The {count(starts, 'oldest thread start')} of the audit trail made room for newer ones.")
         if lines:
             self.console.print()
         for line in lines:
             self.console.print(Text(f"! {clean(line)}", style="yellow"))
-
-
-def _table(*headers: str, numbers: tuple[int, ...] = ()) -> Table:
-    """A table without vertical lines; `numbers` are the columns to align right, all but the first if not given."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
-    for index, header in enumerate(headers):
-        right = index in numbers if numbers else index > 0
-        table.add_column(header, justify="right" if right else "left", no_wrap=right)
-    return table
 
 
 def _fitting(width: int) -> list[str]:
@@ -317,7 +275,7 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
     }
     holds = {"hold": lock.hold_s, "hold p99": lock.hold_quantile_s(0.99), "hold max": lock.hold_max_s}
     cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, _tries(lock)))}
-    cells.update({name: Text(duration(value), style=_heat(value)) for name, value in waits.items()})
+    cells.update({name: Text(duration(value), style=heat(value)) for name, value in waits.items()})
     cells.update({name: Text(duration(value)) for name, value in holds.items()})
     cells["gil"] = Text(percent(lock.own_gil_s, lock.wait_s))
     if not stats.contended:
@@ -342,7 +300,3 @@ def _shares(lock: LockRow) -> str:
 
 def _tries(lock: LockRow) -> int:
     return max(lock.stats.acquisitions, lock.stats.contended)
-
-
-def _heat(wait_s: float) -> str:
-    return "red" if wait_s >= 1 else "yellow" if wait_s >= 0.01 else ""
