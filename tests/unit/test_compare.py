@@ -14,6 +14,7 @@ from tracedthread.__main__ import main
 from tracedthread.capture import Capture
 from tracedthread.compare import Comparison, compare
 from tracedthread.export import comparison as text
+from tracedthread.export.terminal import WIDTH
 from tracedthread.profile import Profile
 
 CACHE = "/srv/shop/cache.py"
@@ -189,7 +190,7 @@ def test_diff_prints_what_changed_and_ends_with_0(tmp_path: Path, capsys: pytest
     assert "cache.py:41       new   250 ms" in out
     assert "refresh cache.py" in out
     assert "0 → 50" in out
-    assert max(map(len, out.splitlines())) <= text.WIDTH
+    assert max(map(len, out.splitlines())) <= WIDTH
 
 
 def test_diff_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.compare import compare
-from tracedthread.export.plain import put, refusal
+from tracedthread.export.plain import emit, put, refusal
 from tracedthread.profile import Profile
 
 if TYPE_CHECKING:
@@ -54,5 +54,5 @@ def main(args: argparse.Namespace) -> int:
         return 0
     from tracedthread.export import comparison as text
 
-    text.render(comparison, sys.stdout)
+    emit(lambda stream: text.render(comparison, stream))
     return 0

@@ -4,21 +4,18 @@ A comparison for people, in a terminal or not: first what matters in plain words
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tracedthread.compare import BlameChange, Comparison, LockChange, LockMeasures, recorded_s
 from tracedthread.export.clean import clean
-from tracedthread.export.plain import put
+from tracedthread.export.terminal import new_table, print_to
 from tracedthread.export.units import count, duration, percent
 
-WIDTH = 100
 MAX_LOCKS = 12
 MAX_FUNCTIONS = 10
 MAX_SENTENCES = 4
@@ -42,20 +39,7 @@ _COLUMNS: dict[str, tuple[Callable[[LockMeasures], float], Callable[[float], str
 
 def render(comparison: Comparison, stream: TextIO) -> None:
     """Write the comparison. Colours and the terminal's width are used only if the stream is a terminal."""
-    is_terminal = stream.isatty()
-    console = Console(
-        file=stream,
-        width=None if is_terminal else WIDTH,
-        force_terminal=is_terminal,
-        color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    # Written at once: rich ends the process when a pipe breaks.
-    with console.capture() as captured:
-        _print(console, comparison)
-    put("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n", stream)
+    print_to(stream, lambda console: _print(console, comparison))
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -133,7 +117,8 @@ def _print_locks(console: Console, comparison: Comparison) -> None:
     if not locks:
         return
     _title(console, "Locks, by change of the time waited")
-    table = _table("lock", "", *_COLUMNS)
+    table = new_table("lock", "", *_COLUMNS, numbers=tuple(range(2, 2 + len(_COLUMNS))))
+    table.columns[0].overflow = "fold"
     for change in locks[:MAX_LOCKS]:
         name = Text(clean(_name(change)), style="bold")
         if (created := change.row.created).line:
@@ -168,7 +153,8 @@ def _print_blame(console: Console, comparison: Comparison) -> None:
     if not changes:
         return
     _title(console, "Functions that make others wait more than before, by change")
-    table = _table("function", "lock", "base/s", "new/s", "holds", numbers=(2, 3, 4))
+    table = new_table("function", "lock", "base/s", "new/s", "holds", numbers=(2, 3, 4))
+    table.columns[0].overflow = table.columns[1].overflow = "fold"
     for change in changes[:MAX_FUNCTIONS]:
         table.add_row(*_blame_cells(change))
     console.print(table)
@@ -187,11 +173,3 @@ def _blame_cells(change: BlameChange) -> Iterator[Text]:
 def _title(console: Console, title: str) -> None:
     console.print()
     console.print(Text(title, style="bold cyan"))
-
-
-def _table(*headers: str, numbers: tuple[int, ...] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
-    for index, header in enumerate(headers):
-        right = index in numbers if numbers else index > 1
-        table.add_column(header, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    return table

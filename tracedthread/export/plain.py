@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tracedthread.capture import Frame
@@ -109,12 +109,16 @@ def refusal(what: str, exc: Exception) -> str:
     return f"tracedthread: {clean(what)}: {clean(reason)}\n"
 
 
-def put(text: str, stream: TextIO | None = None) -> None:
-    """Write to a stream, the standard output by default; a reader that has seen enough is no error."""
-    stream = stream or sys.stdout
+def put(text: str) -> None:
+    """Write to the standard output; see `emit`."""
+    emit(lambda stream: write(text, stream))
+
+
+def emit(show: Callable[[TextIO], None]) -> None:
+    """Have something written to the standard output; a reader that has seen enough is no error."""
     try:
-        write(text, stream)
-        stream.flush()
+        show(sys.stdout)
+        sys.stdout.flush()
     except BrokenPipeError:
         # The interpreter flushes once more at exit, so that has to go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
