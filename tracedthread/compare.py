@@ -159,6 +159,9 @@ class Comparison:
                 result.append(
                     f"In the {side} recording some locks found no room and are in (other): they look gone or new."
                 )
+            totals = profile.totals
+            if totals.wait_ticks > totals.own_gil_ticks and not (profile.blame_s or totals.gil_ticks):
+                result.append(f"The {side} recording, of an older version, does not say who is to blame.")
             if any(lock.stats.waiters for lock in profile.locks):
                 result.append(f"In the {side} recording some waits had not ended; their time is not counted.")
         return result

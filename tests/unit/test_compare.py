@@ -173,6 +173,14 @@ def test_what_limits_a_conclusion_is_said() -> None:
     assert "without duration" in compared(recording(), empty).caveats()[0]
 
 
+def test_a_recording_without_blame_is_named() -> None:
+    base = recording()
+    base.blames = {(0, 0): [0] * 4}
+    assert compared(base, recording()).caveats() == [
+        "The base recording, of an older version, does not say who is to blame."
+    ]
+
+
 def save(path: Path, builder: cb.CaptureBuilder) -> str:
     path.write_bytes(builder.build())
     return str(path)
