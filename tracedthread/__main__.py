@@ -30,7 +30,7 @@ def _main(arguments: list[str]) -> int:
     import argparse
 
     from . import __version__
-    from .commands import demo, dump, install, report, run
+    from .commands import check, demo, diff, doctor, dump, install, report, run
 
     parser = argparse.ArgumentParser(
         prog="tracedthread",
@@ -38,7 +38,7 @@ def _main(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tracedthread {__version__}")
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
-    for command in (run, report, dump, demo, install):
+    for command in (run, report, dump, diff, check, doctor, demo, install):
         command.add_parser(subparsers)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:  # the verb's usage helps more than ours

@@ -1,0 +1,63 @@
+"""
+`tracedthread doctor [PID | FILE]`: whether recording works here, what it costs, and what it cannot see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from tracedthread.checkup import WRONG, Finding, of_back_ends, of_file, of_host, of_process
+from tracedthread.export.clean import clean
+from tracedthread.export.plain import put
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+    from collections.abc import Iterable
+
+SCHEMA = "tracedthread.doctor/1"
+SICK = 1
+
+_MARKS = {"ok": "ok  ", "note": "note", "wrong": "!!  "}
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="say whether recording works here, what it costs and what it cannot see",
+        description="Look at this interpreter and host: what recording costs (measured in a fresh interpreter, about "
+        "two seconds), which clock is read, what is covered, which back ends accept connections. With a PID or FILE, "
+        "also at that recording: what was lost. Exit status: 0 all is well, 1 something is wrong.",
+    )
+    parser.add_argument("target", metavar="PID | FILE", nargs="?", help="a recorded process or a recording")
+    parser.add_argument("--json", action="store_true", help=f"one JSON object, schema {SCHEMA}")
+    parser.set_defaults(main=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """
+    Run the verb.
+
+    Returns:
+        0, or 1 if something is wrong.
+    """
+    findings = list(chain(of_host(), of_back_ends(os.environ), _of_target(args.target)))
+    wrong = sum(finding.state == WRONG for finding in findings)
+    if args.json:
+        report = {"schema": SCHEMA, "ok": not wrong, "findings": [finding.to_dict() for finding in findings]}
+        put(json.dumps(report, indent=1) + "\n")
+    else:
+        lines = [f"{_MARKS[finding.state]}  {clean(finding.sentence)}" for finding in findings]
+        verdict = "All is well." if not wrong else f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong: see !!"
+        put("\n".join([*lines, verdict]) + "\n")
+    return SICK if wrong else 0
+
+
+def _of_target(target: str | None) -> Iterable[Finding]:
+    if target is None:
+        return ()
+    return of_process(int(target)) if target.isdecimal() and not os.path.exists(target) else of_file(target)

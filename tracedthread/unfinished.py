@@ -1,0 +1,114 @@
+"""
+What had not ended when a capture was read: waits, holds that somebody waits for, deadlocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tracedthread import layout
+from tracedthread.capture import Capture, Frame
+from tracedthread.deadlock import Cycle, confirmed, cycles, waits
+from tracedthread.rows import NOWHERE, OTHER
+from tracedthread.threads import thread_name
+
+
+@dataclass(frozen=True)
+class Pending:
+    """
+    A wait for a lock, or a hold of one, in progress.
+
+    Args:
+        of: `wait` or `hold`.
+        lock, created: As in LockRow.
+        thread: The name of the one who waits or holds.
+        stack: Where it waits; for a hold where its owner was when somebody last looked, empty if nobody did.
+    """
+
+    of: str
+    lock: str
+    created: Frame
+    thread: str
+    elapsed_ticks: int
+    stack: tuple[Frame, ...]
+
+
+def pending(capture: Capture) -> tuple[Pending, ...]:
+    """
+    The waits for locks, and the holds that made somebody wait, as far as the capture says since when.
+
+    Raises:
+        CaptureError: The capture is damaged.
+    """
+    sites = capture.sites()
+    return (*_waits(capture, sites), *_holds(capture, sites))
+
+
+def _waits(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending]:
+    for _, record in capture.waiting():
+        if layout.KINDS[record.wait_kind] in layout.CONTENTION_KINDS:
+            elapsed = max(0, capture.end_ticks - record.wait_since)
+            stack = capture.stack(record.wait_stack)
+            yield Pending(
+                "wait", *_lock(capture, sites, record.wait_site), thread_name(capture, record), elapsed, stack
+            )
+
+
+def _holds(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending]:
+    threads = list(capture.threads())
+    for record in capture.contended():
+        if record.held_since:
+            owner = threads[record.owner] if record.owner and record.owner < len(threads) else None
+            known = owner is not None and owner.generation == record.owner_generation
+            name = thread_name(capture, owner) if owner is not None and known else ""
+            elapsed = max(0, capture.end_ticks - record.held_since)
+            yield Pending("hold", *_lock(capture, sites, record.site), name, elapsed, capture.stack(record.owner_stack))
+
+
+def _lock(capture: Capture, sites: list[layout.SiteRecord], index: int) -> tuple[str, Frame]:
+    if index == layout.SITE_OTHER or index >= len(sites):
+        return OTHER, NOWHERE
+    site = sites[index]
+    return capture.string(site.name), Frame(capture.string(site.function), capture.string(site.file), site.line)
+
+
+def deadlocks(capture: Capture, again: Capture | None = None) -> list[str]:
+    """
+    The deadlocks that the process noticed itself, or that it was in when the capture was read; one sentence each.
+
+    Args:
+        again: A later copy of the capture of a process that runs: a deadlock is what both copies have.
+    Raises:
+        CaptureError: A capture is damaged.
+    """
+    noticed = [
+        sentence
+        for note in (again or capture).notes()
+        if "deadlock" in note and (sentence := _noticed(note["deadlock"]))
+    ]
+    found = cycles(waits(capture))
+    if capture.state == "running":
+        found = confirmed(found, cycles(waits(again))) if again is not None else []
+    now = [_cycle(cycle) for cycle in found if cycle.is_deadlock]
+    return list(dict.fromkeys([*noticed, *now]))
+
+
+def _cycle(cycle: Cycle) -> str:
+    return _chain((wait.thread.name, wait.what, wait.blocker.name if wait.blocker else "") for wait in cycle.waits)
+
+
+def _noticed(note: object) -> str:
+    """A note of the form that native/deadlock.c writes."""
+    edges = note.get("threads") if isinstance(note, dict) else None
+    if not isinstance(edges, list):
+        return "a deadlock was noticed"
+    return _chain(
+        (str(edge.get("thread")), str(edge.get("for")), str(edge.get("held_by")))
+        for edge in edges
+        if isinstance(edge, dict)
+    )
+
+
+def _chain(edges: Iterable[tuple[str, str, str]]) -> str:
+    return "deadlock: " + ", ".join(f"{thread} waits for {what} of {holder}" for thread, what, holder in edges)
