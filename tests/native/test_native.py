@@ -20,6 +20,8 @@ SANITIZERS = {
     "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 OPERATIONS = {"plain": 100_000_000, "tsan": 400_000, "asan": 4_000_000}
+ROUNDS = {"plain": 1000, "tsan": 150, "asan": 300}
+THREADS = {"plain": 20_000, "tsan": 2_000, "asan": 5_000}
 
 
 @pytest.fixture(params=SANITIZERS)
@@ -63,6 +65,16 @@ def test_capture(sanitizer: str, tmp_path: Path) -> None:
     program = build("test_capture", sanitizer, tmp_path)
     assert run(program).endswith("ok\n")
     assert run(program, tmp_path).endswith("ok\n")
+
+
+def test_handle(sanitizer: str, tmp_path: Path) -> None:
+    program = build("test_handle", sanitizer, tmp_path)
+    assert run(program, ROUNDS[sanitizer]).endswith("ok\n")
+
+
+def test_thread(sanitizer: str, tmp_path: Path) -> None:
+    program = build("test_thread", sanitizer, tmp_path)
+    assert run(program, THREADS[sanitizer]).endswith("ok\n")
 
 
 def test_core_knows_no_python() -> None:
