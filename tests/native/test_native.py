@@ -20,8 +20,8 @@ SANITIZERS = {
     "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 OPERATIONS = {"plain": 100_000_000, "tsan": 400_000, "asan": 4_000_000}
-ROUNDS = {"plain": 1000, "tsan": 150, "asan": 300}
-THREADS = {"plain": 20_000, "tsan": 2_000, "asan": 5_000}
+ROUNDS = {"plain": 400, "tsan": 60, "asan": 100}
+THREADS = {"plain": 20_000, "tsan": 1_000, "asan": 2_000}
 
 
 @pytest.fixture(params=SANITIZERS)

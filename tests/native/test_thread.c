@@ -234,13 +234,12 @@ static void test_the_processor_time_of_a_living_thread_is_sampled(void)
     CHECK(at_its_end > 0 && record_of(index)->cpu_ns == at_its_end);
 }
 
-static sem_t gate;
+static sem_t gates[LIVING];
 
-static void stay(void *any)
+static void stay(void *gate)
 {
-    (void)any;
     drop_gil();
-    sem_wait(&gate);
+    sem_wait(gate);
     take_gil();
     waited(3, TT_KIND_LOCK);
 }
@@ -264,13 +263,14 @@ static void test_records_are_used_again_and_their_sums_are_kept(void)
         finish(start(index, work, NULL));
         if (i % 7 == 0) {   // some stay a while: records of living threads are never taken
             pthread_t *at = &running[i / 7 % 6];
+            sem_t *gate = &gates[i / 7 % 6];
             if (*at) {
-                sem_post(&gate);
+                sem_post(gate);
                 finish(*at);
             }
             index = tt_thread_announce(0, 0, "stays");
             CHECK(index && record_of(index)->state == TT_THREAD_STARTING);
-            *at = start(index, stay, NULL);
+            *at = start(index, stay, gate);
         }
         CHECK(record_of(main_record)->state == TT_THREAD_RUNNING && section()->used <= RECORDS);
     }
@@ -278,10 +278,9 @@ static void test_records_are_used_again_and_their_sums_are_kept(void)
     for (long i = 0; i < threads_in_all; i += 7) stayed++;
     for (int i = 0; i < 6; i++) {
         if (!running[i]) continue;
-        sem_post(&gate);
+        sem_post(&gates[i]);
+        finish(running[i]);
     }
-    for (int i = 0; i < 6; i++)
-        if (running[i]) finish(running[i]);
     sums after = all_rows();
     CHECK(section()->lost == lost && section()->used == RECORDS);
     CHECK(after.wait - before.wait == (uint64_t)(threads_in_all * 3 + stayed * 3));
@@ -304,7 +303,7 @@ static void test_when_all_records_are_taken_row_0_is_everybodys(void)
     for (int i = 0; i < LIVING; i++) {
         index[i] = tt_thread_announce(0, 0, "living");
         found_none += index[i] == 0;
-        living[i] = start(index[i], stay, NULL);
+        living[i] = start(index[i], stay, &gates[i]);
     }
     CHECK(found_none == LIVING - (RECORDS - 2) && section()->lost == lost + found_none);
     for (int i = 0; i < LIVING; i++)
@@ -313,7 +312,7 @@ static void test_when_all_records_are_taken_row_0_is_everybodys(void)
     tt_thread_retract(0);                               // nor has it ever been
     CHECK(section()->lost == lost + found_none);
     uint64_t row_0 = record_of(0)->wait_ticks;
-    for (int i = 0; i < LIVING; i++) sem_post(&gate);
+    for (int i = 0; i < LIVING; i++) sem_post(&gates[i]);
     for (int i = 0; i < LIVING; i++) finish(living[i]);
     sums after = all_rows();
     CHECK(after.wait - before.wait == LIVING * 3 && after.count - before.count == LIVING);
@@ -349,14 +348,13 @@ static void test_the_trail_is_a_ring_and_off_until_asked_for(void)
     CHECK(s->used == before + count);
 }
 
-static bool good_child(uint32_t parents_main)
+static bool good_child(void)
 {
     const tt_thread_record *r = tt_thread_known();
     if (!r || tt_thread_current_index() != 1 || section()->used != 2 || section()->lost != 0) return false;
     if (r->state != TT_THREAD_RUNNING || r->native_id != (uint32_t)getpid() || strcmp(r->label, "its parent")) return false;
     if (r->generation || r->parent || r->wait_ticks || r->cpu_ns || tt_thread_state(1) != &main_record) return false;
     if (tt_thread_of_ident((uint64_t)pthread_self()) != 1 || record_of(0)->wait_ticks) return false;
-    (void)parents_main;
     waited(9, TT_KIND_LOCK);
     if (r->wait_ticks != 9) return false;
     for (uint32_t i = 2; i < RECORDS; i++)   // all records are there
@@ -367,16 +365,16 @@ static bool good_child(uint32_t parents_main)
 static void test_a_forks_child_has_one_thread_and_the_parent_all_of_its_own(void)
 {
     pthread_t living[5];
-    for (int i = 0; i < 5; i++) living[i] = start(tt_thread_announce(0, 0, "lives on"), stay, NULL);
+    for (int i = 0; i < 5; i++) living[i] = start(tt_thread_announce(0, 0, "lives on"), stay, &gates[i]);
     sums before = all_rows();
     pid_t pid = fork();
     CHECK(pid >= 0);
-    if (pid == 0) _exit(good_child(main_record) ? 0 : 1);
+    if (pid == 0) _exit(good_child() ? 0 : 1);
     int status;
     CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
     sums after = all_rows();
     CHECK(memcmp(&before, &after, sizeof before) == 0);
-    for (int i = 0; i < 5; i++) sem_post(&gate);
+    for (int i = 0; i < 5; i++) sem_post(&gates[i]);
     for (int i = 0; i < 5; i++) finish(living[i]);
     CHECK(tt_thread_current_index() == main_record);
 }
@@ -386,7 +384,7 @@ int main(int argc, char **argv)
     alarm(300);
     threads_in_all = argc > 1 ? atol(argv[1]) : 5000;
     const tt_sizes small = {.threads = RECORDS, .starts = 16};
-    sem_init(&gate, 0, 0);
+    for (int i = 0; i < LIVING; i++) sem_init(&gates[i], 0, 0);
     take_gil();
     CHECK(tt_thread_announce(0, 0, "") == 0);   // no capture yet
     CHECK(tt_capture_open(NULL, 0, &small, "test_thread", "0") == 0);
