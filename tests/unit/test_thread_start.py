@@ -637,3 +637,45 @@ def test_unpatching_when_nothing_of_ours_is_left_gives_all_names_back() -> None:
     """)
         == f"{[False] * 4} True\n{[False] * 4}\n{[True] * 4}\n"
     )
+
+
+WRAPPER = """
+def wrap(function):
+    def wrapper(*args, **kwargs):
+        calls.append(function.__name__)
+        return function(*args, **kwargs)
+    return wrapper
+calls = []
+names = [name for name in ("_start_joinable_thread", "_start_new_thread") if hasattr(threading, name)]
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("then", ["", "tracedthread.unpatch()"])
+def test_a_wrapper_around_the_function_that_threading_starts_with(when: str, then: str) -> None:
+    """As debugpy has: it keeps what it found in a closure, where nobody can exchange it."""
+    wrap = "for name in names: setattr(threading, name, wrap(getattr(threading, name)))"
+    assert (
+        holds(f"""
+        tracedthread.unpatch()
+        {WRAPPER.replace(chr(10), chr(10) + " " * 8)}
+        made = [threading.Thread(target=print, args=("ran",), daemon=True)]
+        if {when == "before"}:
+            {wrap}
+        assert tracedthread.patch()
+        made.append(threading.Thread(target=print, args=("ran",), daemon=True))
+        if {when == "after"}:
+            {wrap}
+        made.append(threading.Thread(target=print, args=("ran",), daemon=True))
+        {then}
+        made.append(threading.Thread(target=print, args=("ran",), daemon=True))
+        for thread in made:
+            thread.start()
+            thread.join()
+        def last():
+            while threading.main_thread().is_alive(): time.sleep(0.001)
+            print("end", len(calls))
+        threading.Thread(target=last).start()
+    """)
+        == "ran\n" * 4 + "end 5\n"
+    )
