@@ -209,7 +209,9 @@ def test_coverage(core: str, script: Path) -> None:
 
     stock = lines(False)
     assert lines(True) == stock
-    assert {n for n, line in enumerate(script.read_text().splitlines(), 1) if "leaf(i)" in line or "return abs" in line} <= set(stock)
+    assert {
+        n for n, line in enumerate(script.read_text().splitlines(), 1) if "leaf(i)" in line or "return abs" in line
+    } <= set(stock)
 
 
 # ---- from outside -----------------------------------------------------------------------------------------------------
@@ -280,7 +282,11 @@ def test_py_spy_shows_the_stack_of_every_thread(script: Path) -> None:
     def dumped(ours: bool) -> list[Any]:
         with waiting(script, ours) as pid:
             done = subprocess.run(
-                [tool, "dump", "--json", "--pid", str(pid)], capture_output=True, text=True, timeout=LIMIT_S, check=False
+                [tool, "dump", "--json", "--pid", str(pid)],
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
             )
         if done.returncode != 0:
             if not ours:
@@ -380,7 +386,12 @@ def test_debugpy_stops_at_a_breakpoint_in_a_thread(script: Path) -> None:
         pytest.skip("debugpy is not installed")
     script.write_text(
         HEAD
-        + "for name in ('first', 'second'):\n    threading.Thread(target=work, name=name).start()\n    settle_threads = [t.join() for t in threading.enumerate() if t.name == name]\n"
+        + textwrap.dedent("""
+            for name in ("first", "second"):
+                thread = threading.Thread(target=work, name=name)
+                thread.start()
+                thread.join()
+            """)
     )
     line = next(n for n, text in enumerate(script.read_text().splitlines(), 1) if "return abs(n)" in text)
 
@@ -445,7 +456,12 @@ def test_debugpy_stops_at_a_breakpoint_in_a_thread(script: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
 
-    stock = session(False)
+    try:
+        stock = session(False)
+    except (AssertionError, OSError) as exc:
+        if sys.version_info < (3, 14):
+            raise
+        pytest.skip(f"debugpy cannot do it on this Python: {exc}")
     assert session(True) == stock
     assert [stop[1] for stop in stock[:-1]] == ["first"] * 3 + ["second"] * 3
     assert stock[0][2][0] == ("leaf", line)

@@ -84,6 +84,11 @@ m._shutdown(1) | m._shutdown(a=1) | m._shutdown() | m._get_main_thread_ident() =
 inspect.signature(m._ThreadHandle.join) | inspect.getdoc(m._ThreadHandle.join) | inspect.getdoc(m._ThreadHandle._set_done) | m._ThreadHandle.is_done.__text_signature__ | m._ThreadHandle.ident
 m._shutdown.__doc__ | m._make_thread_handle.__doc__ | m.start_joinable_thread.__doc__ | m._shutdown.__name__ | m._shutdown.__module__ | m._make_thread_handle.__self__ is None
 """
+NAME_PROGRAMS = """
+m.set_name('x') | m.set_name(name='y') | m.set_name() | m.set_name(1) | m.set_name(None) | m.set_name('a', 'b') | m.set_name(foo='x') | m.set_name(**{'name': 'x', 'y': 1})
+m.set_name('') | m.set_name('n' * 1000) | m.set_name('\\u20ac' * 9) | m.set_name('a\\0b') | m.set_name('\\ud800') | m.set_name(Text('t')) | m.set_name(b'x')
+other: m.set_name('other') or m._get_name() | m.set_name.__doc__ | m.set_name.__module__ | inspect.signature(m.set_name) | m._get_name(1) | m._NAME_MAXLEN
+"""
 SENTINEL_PROGRAMS = """
 type(m._set_sentinel()) is m.LockType | m._set_sentinel().locked() | m._set_sentinel(1) | m._set_sentinel(a=1) | m._set_sentinel.__doc__ | m._set_sentinel.__module__
 other: m._set_sentinel() | last.locked() | last.acquire(False)
@@ -103,6 +108,11 @@ def test_handles(program: str) -> None:
 @pytest.mark.skipif(HANDLES, reason="up to 3.12")
 @pytest.mark.parametrize("program", [line for line in SENTINEL_PROGRAMS.splitlines() if line])
 def test_sentinels(program: str) -> None:
+    check(program)
+
+
+@pytest.mark.parametrize("program", [line for line in NAME_PROGRAMS.splitlines() if line])
+def test_set_name(program: str) -> None:
     check(program)
 
 
