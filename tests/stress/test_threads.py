@@ -172,10 +172,16 @@ def status(seed: int, *, stock: bool) -> int | str:
 @pytest.mark.slow
 @pytest.mark.timeout(1800 if FULL else 300)
 def test_exits_at_random_moments_end_as_on_stock() -> None:
-    """Nothing is forgiven: who sees a failure finds out with its seed whether stock fails as often, and says so."""
+    """Ours is never tried twice: who sees a failure finds out with its seed how often stock fails, and says so."""
 
     def both(seed: int) -> tuple[int, int | str, int | str]:
-        return seed, status(seed, stock=False), status(seed, stock=True)
+        ours = status(seed, stock=False)
+        # Stock 3.10 itself crashes now and then when daemon threads are there at exit (1 of 1,300 such programs, ours none).
+        for _ in range(3):
+            stock = status(seed, stock=True)
+            if isinstance(stock, int):
+                break
+        return seed, ours, stock
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = list(pool.map(both, range(EXITS)))
