@@ -17,9 +17,10 @@ NATIVE := $(wildcard native/*.c native/*.h native/build.py)
 help:  ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: build  ## record a small shop and learn from its report (about 10 s); keeps build/demo.ttc and build/demo.json
+demo: build  ## record a small shop and learn from its report (about 10 s); keeps build/demo.ttc, .json and .html
 	@$(RUN) -m tracedthread demo --force -o build/demo.ttc
-	@$(RUN) -m tracedthread report build/demo.ttc --format json >build/demo.json
+	@$(RUN) -m tracedthread report build/demo.ttc -o build/demo.json
+	@$(RUN) -m tracedthread report build/demo.ttc -o build/demo.html
 
 build: $(VENV)/.native  ## the extension for PYTHON, in place
 

@@ -44,12 +44,13 @@ static int check_joinable(tt_handle *h)
     return 0;
 }
 
-// Sleeps until the thread exits.
-static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns)
+// Sleeps until the thread exits. `woken`: ticks, when it had.
+static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, uint64_t *woken)
 {
     while (!tt_handle_exiting(h)) {
         PyThreadState *ts = PyEval_SaveThread();
         tt_status status = tt_handle_sleep(h, deadline_ns);
+        *woken = tt_ticks();
         PyEval_RestoreThread(ts);
         if (status == TT_TIMED_OUT) return TT_TIMEOUT;
         if (status == TT_INTR && Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
@@ -63,13 +64,14 @@ static enum tt_outcome wait_until_exit(tt_handle *h, int64_t timeout_ns)
     if (tt_handle_exiting(h)) return TT_ACQUIRED;
     if (timeout_ns == 0) return TT_TIMEOUT;
     int64_t deadline_ns = tt_py_deadline(timeout_ns);
-    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns);
+    uint64_t start = tt_ticks(), woken = start;
+    if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns, &woken);
     uint32_t stack = tt_py_stack(), epoch = tt_fork_epoch;
-    uint64_t start = tt_ticks();
-    enum tt_outcome outcome = sleep_until_exit(h, deadline_ns);
+    enum tt_outcome outcome = sleep_until_exit(h, deadline_ns, &woken);
+    uint64_t now = tt_ticks();
     if (epoch == tt_fork_epoch)
-        tt_wait_record(&(tt_wait){.start = start, .end = tt_ticks(), .lock = h->ident, .stack = stack, .kind = TT_KIND_JOIN,
-                                  .outcome = outcome});
+        tt_wait_record(&(tt_wait){.start = start, .end = now, .own_gil = outcome == TT_ACQUIRED ? tt_elapsed(woken, now) : 0,
+                                  .lock = h->ident, .stack = stack, .kind = TT_KIND_JOIN, .outcome = outcome});
     return outcome;
 }
 
@@ -199,6 +201,7 @@ static PyTypeObject *make_type(void)
 // Marks the handle as started, so that nobody else starts it meanwhile, and starts it.
 static int start(tt_handle *h, PyObject *function, bool daemon)
 {
+    if (tt_pythread_refuse_at_exit(PyInterpreterState_Get()) < 0) return -1;
     if (h->state != TT_HANDLE_NOT_STARTED) {
         PyErr_SetString(PyExc_RuntimeError, "thread already started");
         return -1;
@@ -260,12 +263,14 @@ static PyObject *shutdown(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignor
             int r = join(h, -1);
             tt_handle_unref(h);
             if (r < 0) {
-#if PY_VERSION_HEX < 0x030F0000
-                PyErr_FormatUnraisable("Exception ignored while joining a thread in _thread._shutdown()");
-                Py_RETURN_NONE;
-#else
+#if PY_VERSION_HEX >= 0x030F0000
                 return NULL;
+#elif PY_VERSION_HEX >= 0x030E0000
+                PyErr_FormatUnraisable("Exception ignored while joining a thread in _thread._shutdown()");
+#else
+                PyErr_WriteUnraisable(NULL);
 #endif
+                Py_RETURN_NONE;
             }
         }
         PyObject *result = PyObject_CallNoArgs(stock_shutdown);

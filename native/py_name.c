@@ -30,7 +30,7 @@ static void copy_utf8(char *to, size_t room, PyObject *text)
     }
     size_t fits = (size_t)length < room ? (size_t)length : room - 1;
     while (fits < (size_t)length && fits && ((unsigned char)utf8[fits] & 0xc0) == 0x80) fits--;
-    memcpy(to, utf8, fits);
+    for (size_t i = 0; i < fits; i++) to[i] = utf8[i] ? utf8[i] : '?';   // a null character would end it
     to[fits] = 0;
     Py_XDECREF(bytes);
 }

@@ -8,6 +8,7 @@
 #include "py_name.h"
 #include "py_sentinel.h"
 #include "py_site.h"
+#include "py_stats.h"
 #include "py_thread.h"
 
 PyDoc_STRVAR(print_exception_doc,
@@ -90,7 +91,11 @@ static int exec(PyObject *module)
     return -1;
 #endif
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        PyErr_SetString(PyExc_ImportError, "only the main interpreter is recorded");
+        // _core.py knows it by this name.
+        PyObject *text = PyUnicode_FromString("only the main interpreter is recorded"), *name = PyUnicode_FromString("subinterpreter");
+        if (text && name) PyErr_SetImportError(text, name, NULL);
+        Py_XDECREF(text);
+        Py_XDECREF(name);
         return -1;
     }
     if (tt_thread_ident() != PyThread_get_thread_ident()) {
@@ -110,6 +115,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_thread_add(module, stock);
     if (r == 0) r = tt_py_handle_add(module, stock);
     if (r == 0) r = tt_py_sentinel_add(module, stock);
+    if (r == 0) r = tt_py_stats_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

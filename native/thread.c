@@ -15,7 +15,7 @@ static _Thread_local struct { uint32_t epoch, index; } self;
 static uint32_t retracted;   // one record to use again, of a start that failed
 
 static void **states;        // PyThreadState by record
-static struct { uint64_t ident; uint32_t record; } recent[1024];   // of tt_thread_of_ident, by a hash of ident
+static struct { uint64_t ident; uint32_t record; } recent[1024];   // what tt_thread_of_ident found, by a hash of ident
 
 // Records of threads that have ended are used again when there are no others left. `hand` goes round over them.
 static uint32_t hand = 1;
@@ -143,7 +143,10 @@ uint32_t tt_thread_announce(uint32_t function, uint32_t stack, const char *label
 
 void tt_thread_retract(uint32_t index)
 {
-    if (index == 0) return;
+    if (index == 0) {   // it found no room, and needs none
+        if (tt_the_segment.base) tt_the_segment.sections[TT_THREADS].lost--;
+        return;
+    }
     record_of(index)->state = TT_THREAD_FREE;
     retracted = index;
 }
@@ -211,14 +214,15 @@ uint32_t tt_thread_of_ident(uint64_t ident)
 {
     if (!tt_the_segment.base) return 0;
     uint32_t index = recent[hash(ident)].record;
-    if (index && record_of(index)->ident == ident && state_of(record_of(index)) == TT_THREAD_RUNNING) return index;
-    for (index = 1; index < tt_the_segment.sections[TT_THREADS].used; index++) {
-        if (record_of(index)->ident != ident || state_of(record_of(index)) != TT_THREAD_RUNNING) continue;
-        recent[hash(ident)].ident = ident;
-        recent[hash(ident)].record = index;
-        return index;
+    if (recent[hash(ident)].ident == ident) {
+        if (index == 0) return 0;   // looked for in vain before; when it gets a record, that will be here
+        if (record_of(index)->ident == ident && state_of(record_of(index)) == TT_THREAD_RUNNING) return index;
     }
-    return 0;
+    for (index = (uint32_t)tt_the_segment.sections[TT_THREADS].used - 1; index > 0; index--)
+        if (record_of(index)->ident == ident && state_of(record_of(index)) == TT_THREAD_RUNNING) break;
+    recent[hash(ident)].ident = ident;
+    recent[hash(ident)].record = index;
+    return index;
 }
 
 void *tt_thread_state(uint32_t index) { return index ? states[index] : NULL; }

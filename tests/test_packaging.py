@@ -108,10 +108,17 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     python = {name for name in python if not name.endswith(".pyc")}
     examples = {f"tracedthread/examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
     native = {f"tracedthread/_native{sysconfig.get_config_var('EXT_SUFFIX')}"}
-    assert package == python | examples | native | {"tracedthread/py.typed"}
+    html = ROOT / "tracedthread" / "export" / "html"
+    page = {
+        f"tracedthread/export/html/{path.name}" for path in html.iterdir() if path.suffix in (".html", ".css", ".js")
+    }
+    assert "tracedthread/export/html/page.html" in page
+    assert package == python | examples | native | page | {"tracedthread/py.typed"}
     assert metadata["Version"] == tracedthread.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    required = {line.split(">")[0].split("<")[0] for line in metadata.get_all("Requires-Dist") or []}
+    required = {
+        line.split(">")[0].split("<")[0] for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line
+    }
     assert required == {"cffi", "opentelemetry-api", "opentelemetry-sdk", "rich"}
 
 
@@ -125,6 +132,8 @@ def test_an_installed_wheel_records_and_reports(installed: Path, tmp_path: Path)
     [lock] = [lock for lock in report["locks"] if "TURN" in lock["name"]]
     assert lock["acquisitions"] == 15
     assert lock["wait_s"] > 0.05
+    run(installed / "tracedthread", "report", "app.ttc", "-o", "app.html", cwd=tmp_path)
+    assert "TURN" in (tmp_path / "app.html").read_text(encoding="ascii")
 
 
 @pytest.mark.timeout(300)

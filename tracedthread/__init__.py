@@ -10,11 +10,16 @@ tracedthread: where Python threads wait, for how long, and because of whom.
     with tracedthread.record() as rec:  # what is recorded in here
         work()
     print(rec.profile.to_dict())
+
+    with tracedthread.bill() as b:      # what this thread waits in here
+        work()
+    print(b.wait_s)
 """
 
 from __future__ import annotations
 
 from ._original import originals
+from .billing import Bill, bill, current_thread_stats
 from .patch import is_patched, patch, pause, resume, uncovered, unpatch
 
 TYPE_CHECKING = False
@@ -24,9 +29,12 @@ if TYPE_CHECKING:
     from .profile import Profile
 
 __all__ = [
+    "Bill",
     "Profile",
     "Recording",
     "__version__",
+    "bill",
+    "current_thread_stats",
     "is_patched",
     "originals",
     "patch",

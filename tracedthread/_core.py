@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["ABI", "Core", "Target", "Unavailable", "load", "loaded"]
+__all__ = ["ABI", "Core", "Subinterpreter", "Target", "Unavailable", "load", "loaded"]
 
 #: TT_ABI of native/capture.h, which this package was written for.
 ABI = 1
@@ -50,6 +50,10 @@ _ROLES = {
 
 class Unavailable(Exception):
     """Why recording cannot start, in one line."""
+
+
+class Subinterpreter(Unavailable):
+    """Only the main interpreter is recorded. No news: every subinterpreter runs `.pth` files, and there can be many."""
 
 
 class Target:
@@ -239,6 +243,7 @@ def load() -> Core:
 
     Raises:
         Unavailable: Not for this interpreter or platform, not built, or built from another version.
+        Subinterpreter: This is one.
     """
     if not _cores:
         _cores.append(_load())
@@ -250,6 +255,10 @@ def _load() -> Core:
         raise Unavailable(f"{sys.platform} is not supported")
     if sys.implementation.name != "cpython":
         raise Unavailable(f"{sys.implementation.name} is not supported")
+    import _thread
+
+    if hasattr(_thread, "_is_main_interpreter") and not _thread._is_main_interpreter():  # 3.12
+        raise Subinterpreter("this is a subinterpreter")
     try:
         from ._native import ffi, lib
     except ImportError as exc:
@@ -261,7 +270,8 @@ def _load() -> Core:
 
         types.configure(hidden_files=_hidden_files(), roles=_roles(lib), opcodes=_opcodes())
     except (ImportError, TypeError, ValueError, AttributeError) as exc:
-        raise Unavailable(f"the native types do not load ({exc})") from None
+        kind = Subinterpreter if getattr(exc, "name", None) == "subinterpreter" else Unavailable
+        raise kind(f"the native types do not load ({exc})") from None
     return Core(ffi, lib, types)
 
 

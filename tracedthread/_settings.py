@@ -11,6 +11,7 @@ A value that cannot be read costs one line on stderr and the default; it never s
     TRACEDTHREAD_CAPTURE_BYTES=N         its size; k, M or G may follow (default: about 8M)
     TRACEDTHREAD_EVENT_THRESHOLD_MS=N    waits at least this long are also kept one by one (default: 1)
     TRACEDTHREAD_FOLLOW_FORK=1           forked children record to files beside it
+    TRACEDTHREAD_AUDIT_TRAIL=1           keep who started which thread, from where and when
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_CAPTURE_BYTES",
+    "audit_trail",
     "capture_bytes",
     "disabled_by",
     "enabled",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 #: Below this a capture has no room for anything that helps.
-MIN_CAPTURE_BYTES = 128 * 1024
+MIN_CAPTURE_BYTES = 192 * 1024
 MAX_CAPTURE_BYTES = 64 * 1024**3
 
 _FALSE = ("", "0", "false", "no", "off")
@@ -107,6 +109,11 @@ def enabled() -> bool:
 def follow_fork() -> bool:
     """Whether forked children get files of their own."""
     return _flag("TRACEDTHREAD_FOLLOW_FORK")
+
+
+def audit_trail() -> bool:
+    """Whether thread starts are kept one by one."""
+    return _flag("TRACEDTHREAD_AUDIT_TRAIL")
 
 
 def output() -> str | None:

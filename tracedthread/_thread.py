@@ -61,7 +61,8 @@ if _settings.disabled_by() is None:
     try:
         _types = _core.load().types
     except _core.Unavailable as _exc:
-        _settings.say(f"not recording: {_exc}")
+        if not isinstance(_exc, _core.Subinterpreter):
+            _settings.say(f"not recording: {_exc}")
         _types = _originals
 else:
     _types = _originals

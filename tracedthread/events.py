@@ -5,6 +5,7 @@ The events of a profile: single waits that were longer than a threshold. The new
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from functools import cache
 from typing import NamedTuple
 
 from tracedthread import layout
@@ -73,6 +74,7 @@ def read_events(capture: Capture) -> tuple[EventRow, ...]:
     threads = list(capture.threads())
     locks = [OTHER if index == layout.SITE_OTHER else capture.string(s.name) for index, s in enumerate(capture.sites())]
 
+    @cache
     def who(index: int, generation: int) -> tuple[Hashable | None, str]:
         if not 0 < index < len(threads) or threads[index].generation != generation:
             return None, ""
@@ -80,27 +82,29 @@ def read_events(capture: Capture) -> tuple[EventRow, ...]:
         name = text(record.label) or capture.string(record.name)
         return (record.ident, record.native_id, record.start_ticks), name
 
+    stack = cache(capture.stack)
     rows = []
     for record in capture.events():
         thread, thread_name = who(record.thread, record.thread_generation)
         holder, holder_name = who(record.holder, record.holder_generation)
+        # In the order of the fields: naming them takes twice as long, and there can be a million.
         row = EventRow(
-            sequence=record.sequence,
-            thread=thread,
-            thread_name=thread_name if record.thread else OTHER,
-            lock=locks[record.site] if locks else "",
-            lock_id=record.lock,
-            kind=layout.KINDS[record.kind],
-            outcome=layout.OUTCOMES[record.outcome],
-            start_ticks=record.start_ticks - first,
-            end_ticks=record.end_ticks - first,
-            own_gil_ticks=record.own_gil_ticks,
-            stack=capture.stack(record.stack),
-            holder=holder,
-            holder_name=holder_name,
-            release_stack=capture.stack(record.release_stack),
-            holder_stack=capture.stack(record.holder_stack),
-            tick_s=tick_s,
+            record.sequence,
+            thread,
+            thread_name if record.thread else OTHER,
+            locks[record.site] if locks else "",
+            record.lock,
+            layout.KINDS[record.kind],
+            layout.OUTCOMES[record.outcome],
+            record.start_ticks - first,
+            record.end_ticks - first,
+            record.own_gil_ticks,
+            stack(record.stack),
+            holder,
+            holder_name,
+            stack(record.release_stack),
+            stack(record.holder_stack),
+            tick_s,
         )
         rows.append(row)
     return tuple(rows)

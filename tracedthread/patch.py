@@ -40,6 +40,7 @@ def patch(
     capture_bytes: int | None = None,
     event_threshold_ms: float | None = None,
     follow_fork: bool | None = None,
+    audit_trail: bool | None = None,
 ) -> bool:
     """
     Replace the lock types and thread starters of `_thread` with ours, and record.
@@ -54,16 +55,18 @@ def patch(
         path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
             process id.
         force: Overwrite the file.
-        capture_bytes: Size of the capture, at least 128 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
+        capture_bytes: Size of the capture, at least 192 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
         follow_fork: Give forked children files of their own, `app.<pid>.ttc` beside `app.ttc`, rather than memory.
             Default: $TRACEDTHREAD_FOLLOW_FORK.
+        audit_trail: Keep who started which thread, from where and when; see `tracedthread.audit`. Default:
+            $TRACEDTHREAD_AUDIT_TRAIL.
     Returns:
         Whether `_thread` is patched now. When it cannot be (no native code for this interpreter, gevent or eventlet got
         here first, the file cannot be made...), one line on stderr says why and the program goes on with stock locks.
-        When a switch such as TRACEDTHREAD_DISABLED keeps us out, nothing is said.
+        When a switch such as TRACEDTHREAD_DISABLED keeps us out, and in subinterpreters, nothing is said.
     Raises:
         ValueError: A size or threshold out of range, or a null byte in `path`.
         RuntimeError: `path` is not the file that this process records to.
@@ -91,7 +94,9 @@ def patch(
         if event_threshold_ms is None:
             event_threshold_ms = _settings.event_threshold_ms()
         try:
-            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork)
+            _patch(target, force, capture_bytes, event_threshold_ms, follow_fork, audit_trail)
+        except _core.Subinterpreter:
+            return False
         except Exception as exc:  # Unavailable, or whatever happens to a process in a bad state
             _unpatch()
             _settings.say(f"not recording: {exc}")
@@ -152,6 +157,7 @@ def _patch(
     size: int | None,
     event_threshold_ms: float | None,
     follow_fork: bool | None,
+    audit_trail: bool | None,
 ) -> None:
     from . import _green, _rebind
     from . import _uncovered as _scan
@@ -172,16 +178,32 @@ def _patch(
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
+    if audit_trail is None:
+        audit_trail = _settings.audit_trail() or None
+    if audit_trail is not None:
+        core.lib.tt_trail_set(audit_trail)
 
     _hook()
     _state.follow_fork = _settings.follow_fork() if follow_fork is None else follow_fork
     _state.uncovered = _scan.find(_state.guard)
+    if is_wrapped := _thread_start_is_wrapped(kept):
+        item: dict[str, Any] = {
+            "what": "starts of threading.Thread, which another tool has wrapped",
+            "count": 0,
+            "where": [],
+        }
+        _state.uncovered = (*_state.uncovered, item)
     if first:
         for item in _state.uncovered:
             core.note(item["what"], item["count"], item["where"])
 
+    left_out = drop_in._FAMILY if is_wrapped else ()
+    ours = {
+        name: getattr(core.types, kind)
+        for name, kind in drop_in._OURS.items()
+        if hasattr(originals, name) and name not in left_out
+    }
     # The import system keeps the originals: its locks are not the program's.
-    ours = {name: getattr(core.types, kind) for name, kind in drop_in._OURS.items() if hasattr(originals, name)}
     bootstrap._thread = originals
     _state.pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
     _state.kept = ()
@@ -192,6 +214,19 @@ def _patch(
         setattr(stock, name, value)
     _rebind.rebind(_state.pairs)
     _green.watch(_step_aside)
+
+
+def _thread_start_is_wrapped(kept: set[int]) -> bool:
+    """
+    Whether `threading` starts its threads by something that is neither stock nor ours (a debugger's, since 3.13).
+
+    It will call the stock function, which knows no other handles than stock ones.
+    """
+    from . import _rebind
+
+    stock_start = getattr(originals, "start_joinable_thread", None)
+    start = _rebind.namespace_of(sys.modules.get("threading")).get("_start_joinable_thread", stock_start)
+    return start is not stock_start and id(start) not in kept
 
 
 def _unpatch() -> bool:

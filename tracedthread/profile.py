@@ -156,26 +156,30 @@ class Profile:
         """Time spent waiting for a permit or for room."""
         return seconds(sum(row.wait_ticks for row in self.resources), self.process.tick_s)
 
+    def to_totals(self) -> dict[str, Any]:
+        """The object `totals`."""
+        totals, tick_s = self.totals, self.process.tick_s
+        return {
+            "acquisitions": totals.acquisitions,
+            "contended": totals.contended,
+            "timeouts": totals.timeouts,
+            "wait_s": seconds(totals.wait_ticks, tick_s),
+            "own_gil_s": seconds(totals.own_gil_ticks, tick_s),
+            "blame_s": self.blame_s,
+            "gil_s": seconds(totals.gil_ticks, tick_s),
+            "handoff_s": seconds(totals.handoff_ticks, tick_s),
+            "hold_s": seconds(totals.hold_ticks, tick_s),
+            "idle_s": self.idle_s,
+            "resource_s": self.resource_s,
+            "lost": dict(self.lost),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON object, schema `tracedthread.report/1`."""
-        totals, tick_s = self.totals, self.process.tick_s
         return {
             "schema": SCHEMA,
             "process": self.process.to_dict(),
-            "totals": {
-                "acquisitions": totals.acquisitions,
-                "contended": totals.contended,
-                "timeouts": totals.timeouts,
-                "wait_s": seconds(totals.wait_ticks, tick_s),
-                "own_gil_s": seconds(totals.own_gil_ticks, tick_s),
-                "blame_s": self.blame_s,
-                "gil_s": seconds(totals.gil_ticks, tick_s),
-                "handoff_s": seconds(totals.handoff_ticks, tick_s),
-                "hold_s": seconds(totals.hold_ticks, tick_s),
-                "idle_s": self.idle_s,
-                "resource_s": self.resource_s,
-                "lost": dict(self.lost),
-            },
+            "totals": self.to_totals(),
             "locks": [row.to_dict() for row in self.locks],
             "idle": [row.to_dict() for row in self.idle],
             "resources": [{**row.to_dict(), "waker": row.waker} for row in self.resources],

@@ -48,41 +48,44 @@ def main() -> int:
     def put(*row: object) -> None:
         stream.write(json.dumps(row) + "\n")
 
+    def name(test: unittest.TestCase) -> str:
+        return type(test).id(test)  # some tests have an attribute of that name
+
     class Result(unittest.TextTestResult):
         """Writes down every outcome at once, so that a crash loses none."""
 
         def startTest(self, test: unittest.TestCase) -> None:
-            put("start", test.id(), "")
+            put("start", name(test), "")
             super().startTest(test)
 
         def addSuccess(self, test: unittest.TestCase) -> None:
             super().addSuccess(test)
-            put("ok", test.id(), "")
+            put("ok", name(test), "")
 
         def addError(self, test, err) -> None:  # type: ignore[no-untyped-def]
             super().addError(test, err)
-            put("error", test.id(), self.errors[-1][1][-2000:])
+            put("error", name(test), self.errors[-1][1][-2000:])
 
         def addFailure(self, test, err) -> None:  # type: ignore[no-untyped-def]
             super().addFailure(test, err)
-            put("fail", test.id(), self.failures[-1][1][-2000:])
+            put("fail", name(test), self.failures[-1][1][-2000:])
 
         def addSkip(self, test: unittest.TestCase, reason: str) -> None:
             super().addSkip(test, reason)
-            put("skip", test.id(), reason)
+            put("skip", name(test), reason)
 
         def addExpectedFailure(self, test, err) -> None:  # type: ignore[no-untyped-def]
             super().addExpectedFailure(test, err)
-            put("xfail", test.id(), "")
+            put("xfail", name(test), "")
 
         def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
             super().addUnexpectedSuccess(test)
-            put("xpass", test.id(), "")
+            put("xpass", name(test), "")
 
         def addSubTest(self, test, subtest, err) -> None:  # type: ignore[no-untyped-def]
             super().addSubTest(test, subtest, err)
             if err is not None:
-                put("fail", test.id(), f"{subtest}: {self._exc_info_to_string(err, test)[-2000:]}")  # type: ignore[attr-defined]
+                put("fail", name(test), f"{subtest}: {self._exc_info_to_string(err, test)[-2000:]}")  # type: ignore[attr-defined]
 
     def leaves(suite):  # type: ignore[no-untyped-def]
         for test in suite:
@@ -95,7 +98,7 @@ def main() -> int:
     suite = unittest.TestSuite(
         test
         for test in leaves(unittest.defaultTestLoader.loadTestsFromName(f"test.{module}"))
-        if "DeadlockTest" not in test.id() and (not wanted or test.id() in wanted)
+        if "DeadlockTest" not in name(test) and (not wanted or name(test) in wanted)
     )
     unittest.TextTestRunner(resultclass=Result, verbosity=2).run(suite)
     put("end", mode == "none" or is_in_force(), "")

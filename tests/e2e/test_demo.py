@@ -17,7 +17,7 @@ from tracedthread.capture import Frame
 from tracedthread.commands import demo
 from tracedthread.histogram import BUCKETS, Histogram, index_of
 from tracedthread.profile import Process, Profile
-from tracedthread.rows import LockRow, Stats, WaitRow
+from tracedthread.rows import BlameRow, LockRow, Stats, WaitRow
 
 ROOT = Path(__file__).parents[2]
 SHOP = ROOT / "examples" / "shop.py"
@@ -84,6 +84,26 @@ def test_the_story_is_told_with_the_numbers_of_the_profile() -> None:
     assert "the longest took 123 ms" in text
     assert "0.1 % of that waiting (3.0 ms)" in text
     assert "queue.get: 17 s, in Shop.pack" in text
+
+
+def test_the_culprit_is_named_if_it_is_recorded() -> None:
+    plain = profile()
+    assert "Because of whom" not in told(plain)
+    assert "Look at each place that takes PriceCache._lock for work" in told(plain)
+    stack = (Frame("PriceCache.slow_report", "/srv/shop.py", 58), Frame("Shop.report_every", "/srv/shop.py", 130))
+    rows = [
+        BlameRow("PriceCache._lock", stack, 15, 2900 * MS, 360 * MS, 45, 1e-9),
+        BlameRow("PriceCache._lock", (), 0, 97 * MS, 97 * MS, 0, 1e-9),  # (other): nobody's name
+    ]
+    lock = replace(plain.locks[0], blame=tuple(rows))
+    text = told(replace(plain, locks=(lock, *plain.locks[1:])))
+    assert "97 % of that waiting is charged to PriceCache.slow_report, which had PriceCache._lock meanwhile" in text
+    culprit = "PriceCache.slow_report (shop.py:58): 15 holds, 2.9 s, up to 360 ms by one; called by Shop.report_every"
+    assert culprit in text
+    assert "Look at what PriceCache.slow_report does while it has PriceCache._lock" in text
+    assert "(other)" not in text
+    only_other = replace(lock, blame=(rows[1],))
+    assert "Because of whom" not in told(replace(plain, locks=(only_other, *plain.locks[1:])))
 
 
 def test_a_lock_that_is_always_held_long_is_told_so() -> None:

@@ -357,9 +357,13 @@ def _aligned(size: int, to: int) -> int:
     return (size + to - 1) // to * to
 
 
-def example() -> CaptureBuilder:
-    """A small shop: a slow report job holds the lock of a cache that request threads want. 12.3 s, fixed."""
-    builder = CaptureBuilder(duration_ns=12_300 * MS)
+def example(*, grown: bool = False) -> CaptureBuilder:
+    """
+    A small shop: a slow report job holds the lock of a cache that request threads want. 12.3 s, fixed.
+
+    With `grown`, it is also recorded who made them wait.
+    """
+    builder = CaptureBuilder(duration_ns=12_300 * MS, grown=grown)
     cache, app, queue_user = "/srv/shop/cache.py", "/srv/shop/app.py", "/srv/shop/jobs.py"
     library = "/usr/lib/python3.13/"
     serve = [
@@ -419,4 +423,36 @@ def example() -> CaptureBuilder:
     builder.note("{not json")
     builder.note('{"what": "queue.SimpleQueue (C)", "count": 1, "where": []}')
     builder.lost[STACKS] = 12
+    if grown:
+        _blame_example(builder, lock, registry, lookup)
     return builder
+
+
+def _blame_example(builder: CaptureBuilder, lock: Site, registry: Site, lookup: list[Place]) -> None:
+    jobs = "/srv/shop/jobs.py"
+    report = [("PriceCache.slow_report", "/srv/shop/cache.py", 118), ("report_loop", jobs, 44)]
+    waited = lock.counters["wait_ticks"] - lock.counters["own_gil_ticks"]
+    gil, handoff, few = 1_500_000, 900_000, 12 * MS
+    share = (waited // TICKS_PER_NS - gil - handoff - few) // 15
+    builder.blame(lock, report, *[share] * 15, waiters=3, gil_ns=gil, handoff_ns=handoff)
+    builder.blame(lock, [("PriceCache.refresh", "/srv/shop/cache.py", 99), ("refresh_loop", jobs, 31)], *[few // 4] * 4)
+    waited = registry.counters["wait_ticks"] - registry.counters["own_gil_ticks"]
+    builder.blame(registry, [("Registry.find", "/srv/shop/app.py", 57)], waited // TICKS_PER_NS // 3)
+    builder.blame(registry, (), waited // TICKS_PER_NS - waited // TICKS_PER_NS // 3, other=True)
+    builder.thread("report", "report_loop", start_ns=MS, latency_ns=60_000, idle_ns=6_000 * MS)
+    # One after the other: the report, then each waiter, whom the one before wakes.
+    for start in (4 * SECOND, 8 * SECOND):
+        for turn, (waiter, holder) in enumerate([(2, 6), (3, 2), (4, 3)]):
+            builder.event(
+                lock,
+                lookup,
+                start + turn * MS,
+                start + 119 * MS + turn * 100_000,
+                gil_ns=40_000,
+                thread=waiter,
+                holder=holder,
+                release=lookup if turn else report,
+                holder_at=() if turn else [("PriceCache._load", "/srv/shop/cache.py", 131), *report],
+            )
+    builder.event(lock, lookup, 9 * SECOND, 9 * SECOND + 50 * MS, outcome=1, thread=5, holder=6, holder_at=report)
+    builder.event(lock, lookup, 9 * SECOND, 9 * SECOND + 99 * MS, thread=2, holder=6, release=report)

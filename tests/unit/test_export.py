@@ -64,15 +64,12 @@ def test_golden_capture_gives_the_golden_report(
     assert capsys.readouterr().out == ""
 
 
+def test_recording_with_blame_gives_the_golden_report() -> None:
+    assert text(profile(cb.example(grown=True))) == (GOLDEN / "shop_blame.txt").read_text(encoding="utf-8")
+
+
 def test_golden_capture_is_what_the_builder_makes() -> None:
     assert Profile.from_capture(Capture.open(CAPTURE)) == profile(cb.example())
-
-
-def test_every_form_can_be_rendered() -> None:
-    for form in FORMATS:
-        stream = io.StringIO()
-        render(profile(cb.example()), form, stream)
-        assert stream.getvalue().endswith("\n")
 
 
 def test_colours_only_in_a_terminal_and_not_under_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +98,7 @@ def test_narrow_terminal_has_fewer_columns_but_whole_names_and_numbers(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("NO_COLOR", "1")
     terminal = Terminal()
-    render(profile(cb.example()), "text", terminal)
+    render(profile(cb.example(grown=True)), "text", terminal)
     lines = terminal.getvalue().splitlines()
     assert max(map(len, lines)) <= columns
     table = next(line for line in lines if line.startswith("PriceCache._lock  "))
@@ -112,6 +109,57 @@ def test_narrow_terminal_has_fewer_columns_but_whole_names_and_numbers(
 def test_first_sentence_names_the_worst_wait() -> None:
     assert findings(profile(cb.example()))[0] == (
         "`PriceCache.fast_lookup` (cache.py:63) waited 3.7 s in 45 waits for `PriceCache._lock`; 2 % of that was the GIL."
+    )
+
+
+def test_blame_is_told_first() -> None:
+    sentences = findings(profile(cb.example(grown=True)))
+    assert sentences[0] == (
+        "`PriceCache.slow_report` (cache.py:118) held `PriceCache._lock` 15 times while others wanted it and made 3 "
+        "threads wait 3.8 s, 84 ms each time; 2 % of all waiting for it was the GIL."
+    )
+    assert sentences[1].startswith("`PriceCache.fast_lookup` (cache.py:63) waited")
+
+
+@pytest.mark.parametrize(
+    ("waiters", "told"),
+    [
+        ([2, 2], "held `_lock` 2 times while others wanted it and made 2 threads wait 60 ms, 15 ms each time."),
+        ([2, 3, 3], "made about 3 threads wait 90 ms, 11 ms each time."),
+        ([1], "held `_lock` 1 time while others wanted it and made 1 thread wait 30 ms."),
+        ([0], "and made threads wait 30 ms."),  # they gave up before it was over
+    ],
+)
+def test_number_of_threads_that_a_hold_made_wait(waiters: list[int], told: str) -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    for number in waiters:
+        builder.blame(site, [("g", "a.py", 2)], 30 * cb.MS, waiters=number)
+    builder.wait(site, "lock", [("h", "a.py", 3)], 30 * cb.MS)
+    assert findings(profile(builder))[0].endswith(told)
+
+
+def test_much_gil_is_told() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.wait(site, "lock", [("h", "a.py", 3)], 100 * cb.MS, gil_ns=20 * cb.MS)
+    builder.blame(site, [("g", "a.py", 2)], 20 * cb.MS, gil_ns=60 * cb.MS)
+    sentences = findings(profile(builder))
+    assert "80 % of all waiting for it was the GIL" in sentences[0]
+    assert any(
+        "80 % of the waiting for `_lock` was for the GIL: its owner waited for it for 60 %" in s for s in sentences
+    )
+
+
+def test_shares_of_the_waiting_are_told_and_what_is_not_over_too() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.wait(site, "lock", [("h", "a.py", 3)], 100 * cb.MS, gil_ns=10 * cb.MS)
+    builder.blame(site, [("g", "a.py", 2)], 50 * cb.MS, gil_ns=20 * cb.MS, handoff_ns=5 * cb.MS)
+    output = " ".join(text(profile(builder)).split())
+    assert (
+        "Of the waiting for _lock: 50 % while it was held, 20 % while its owner waited for the GIL, 5 % between two "
+        "owners, 10 % for the own GIL, 15 % in holds that are not over." in output
     )
 
 
@@ -224,7 +272,8 @@ def test_broken_pipe_is_quiet(form: str) -> None:
     code = (
         "import argparse, sys\n"
         "from tracedthread.commands import report\n"
-        f"sys.exit(report.main(argparse.Namespace(file={str(CAPTURE)!r}, format={form!r}, output=None)))"
+        f"options = dict(format={form!r}, output=None, waits={FORMATS[form].has_sides})\n"
+        f"sys.exit(report.main(argparse.Namespace(file={str(CAPTURE)!r}, **options)))"
     )
     reading, writing = os.pipe()
     os.close(reading)
@@ -246,7 +295,7 @@ def test_json_report_needs_neither_rich_nor_the_native_code() -> None:
     code = (
         "import argparse, sys\n"
         "from tracedthread.commands import report\n"
-        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None))\n"
+        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None, waits=False))\n"
         "print(sorted({'rich', 'tracedthread._native', 'tracedthread._types'} & set(sys.modules)), file=sys.stderr)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -331,7 +331,7 @@ def test_subinterpreters_with_a_gil_of_their_own_stay_stock() -> None:
             stock = _thread.allocate_lock
             import tracedthread
             assert tracedthread.patch() is False
-            assert sys.stderr.getvalue().count(chr(10)) == 1, sys.stderr.getvalue()
+            assert sys.stderr.getvalue() == "", sys.stderr.getvalue()    # each would say it, and there can be many
             assert _thread.allocate_lock is stock
         ''')
         i.destroy(one)
@@ -339,7 +339,7 @@ def test_subinterpreters_with_a_gil_of_their_own_stay_stock() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("131072", 131072), ("512k", 512 << 10), ("16M", 16 << 20), ("1 GiB", 1 << 30), ("2mb", 2 << 20)]
+    ("text", "size"), [("196608", 196608), ("512k", 512 << 10), ("16M", 16 << 20), ("1 GiB", 1 << 30), ("2mb", 2 << 20)]
 )
 def test_sizes_are_read(text: str, size: int) -> None:
     assert _settings.parse_bytes(text) == size

@@ -51,11 +51,16 @@ RECORDED = [
         "start_new_thread",
         "start_new",
         "start_joinable_thread",
+        "_ThreadHandle",
+        "_make_thread_handle",
+        "_shutdown",
+        "_set_sentinel",
+        "set_name",
     )
     if name in NAMES
 ]
 PASSED_THROUGH = [name for name in NAMES if name not in RECORDED]
-TYPES = ["LockType", "RLock"]
+TYPES = [name for name in ("LockType", "RLock", "_ThreadHandle") if name in NAMES]
 METHODS = [f"{kind}.{name}" for kind in TYPES for name in sorted(vars(getattr(STOCK, kind))) if name != "__module__"]
 
 

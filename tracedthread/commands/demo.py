@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.export import render
-from tracedthread.export.findings import summed_by_place
+from tracedthread.export.findings import blamed_by_place, summed_by_place
 from tracedthread.export.units import count, duration, percent
 from tracedthread.profile import Profile
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from tracedthread.capture import Frame
-    from tracedthread.rows import LockRow, WaitRow
+    from tracedthread.rows import BlameRow, LockRow, WaitRow
 
     Paragraph = tuple[str, list[str]]  # running text, and rows under it
 
@@ -36,6 +36,7 @@ NO_STORY = 1
 BAD_INPUT = 2
 
 NOTICEABLE_S = 0.010  # a wait that the user of a service can tell from none
+MAX_CULPRITS = 3
 TIMEOUT_S = 120.0  # for the shop, beyond the time its load takes
 
 _STDLIB = re.compile(r"/lib/python3\.\d+/(?!site-packages/|dist-packages/)")
@@ -148,7 +149,11 @@ def tell(profile: Profile, stream: TextIO) -> bool:
     worst = profile.locks[0] if profile.locks else None
     if worst is None or worst.wait_max_s < NOTICEABLE_S:
         return False
-    paragraphs = [_who(worst, profile), _where(worst), _why(worst), _gil(worst)]
+    culprits = [row for row in blamed_by_place(worst.blame) if row.stack][:MAX_CULPRITS]
+    paragraphs = [_who(worst, profile)]
+    if culprits:
+        paragraphs.append(_because(worst, culprits))
+    paragraphs += [_where(worst), _why(worst, culprits), _gil(worst)]
     if profile.resources:
         paragraphs.append(_resources(profile))
     if profile.idle:
@@ -186,7 +191,7 @@ def _where(lock: LockRow) -> Paragraph:
     return "Where the waiters stood, worst first:", rows
 
 
-def _why(lock: LockRow) -> Paragraph:
+def _why(lock: LockRow, culprits: list[BlameRow]) -> Paragraph:
     median, longest = lock.hold_quantile_s(0.5), lock.hold_max_s
     holds = f"half of its {count(lock.stats.acquisitions, 'hold')} were over within {duration(median)}"
     if longest < 20 * median:
@@ -196,20 +201,42 @@ def _why(lock: LockRow) -> Paragraph:
             f"The lock is held briefly as a rule and, now and then, far too long: {holds}, the longest took "
             f"{duration(longest)}. One slow path makes all the fast ones wait."
         )
-    advice = (
-        f"Look at each place that takes {lock.name} for work that could be done after letting go: a call to another "
-        "service, a file, a long loop. This version records how long a lock was held and who waited for it, not yet "
-        "which function held it."
+    return f"{shape} {_advice(lock, culprits)}", []
+
+
+def _advice(lock: LockRow, culprits: list[BlameRow]) -> str:
+    work = "that could be done after letting go: a call to another service, a file, a long loop"
+    if not culprits:
+        return f"Look at each place that takes {lock.name} for work {work}."
+    return f"Look at what {culprits[0].frame.function} does while it has {lock.name} for work {work}."
+
+
+def _because(lock: LockRow, culprits: list[BlameRow]) -> Paragraph:
+    """Whose holds made the others wait, worst first."""
+    callers: dict[Frame, dict[str, None]] = {}
+    for blame in lock.blame:
+        callers.setdefault(blame.frame, {}).update(dict.fromkeys(frame.function for frame in blame.stack[1:2]))
+    rows = []
+    for blame in culprits:
+        row = f"{_place(blame.frame)}: {count(blame.holds, 'hold')}, {duration(blame.blame_s)}"
+        row += f", up to {duration(blame.max_s)} by one"
+        names = ", ".join(callers[blame.frame])
+        rows.append(f"{row}; called by {names}" if names else row)
+    text = (
+        f"Because of whom: {percent(culprits[0].blame_s, lock.wait_s)} of that waiting is charged to "
+        f"{culprits[0].frame.function}, which had {lock.name} meanwhile. A hold is charged with the time of each "
+        "thread that waited for it, so it can cost more than it lasts. Where the lock was released:"
     )
-    return f"{shape} {advice}", []
+    return text, rows
 
 
 def _gil(lock: LockRow) -> Paragraph:
-    small = lock.own_gil_s < lock.wait_s / 10
+    both_s = lock.own_gil_s + lock.gil_s
+    small = both_s < lock.wait_s / 10
     verdict = "so the GIL is not what made these threads slow" if small else "so a busy thread played its part"
     text = (
-        f"{percent(lock.own_gil_s, lock.wait_s)} of that waiting ({duration(lock.own_gil_s)}) came after the lock was "
-        f"free for the waiter, when only the GIL was missing, {verdict}."
+        f"{percent(both_s, lock.wait_s)} of that waiting ({duration(both_s)}) was for the GIL alone: the lock was "
+        f"the waiter's already, or its owner could not go on with it yet; {verdict}."
     )
     return text, []
 
@@ -261,6 +288,7 @@ def _next_commands(output: Path) -> None:
     file = shlex.quote(str(output))
     rows = [
         ("the report again", f"tracedthread report {file}"),
+        ("as a page, with graphs", f"tracedthread report {file} -o shop.html"),
         ("the same for a script", f"tracedthread report {file} --format json"),
         ("your own program", "tracedthread run -o app.ttc app.py"),
     ]

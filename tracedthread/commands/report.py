@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from tracedthread.capture import Capture, CaptureError
-from tracedthread.export import FORMATS, render
+from tracedthread.export import FORMATS, form_of, render
+from tracedthread.export.extra import MissingExtra
 from tracedthread.profile import Profile
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 BAD_INPUT = 2
+
+_ONE_SIDED = [name for name, form in FORMATS.items() if form.has_sides]
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,8 +32,22 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Show who waited, where and for how long. FILE may still be being recorded.",
     )
     parser.add_argument("file", metavar="FILE", help="a recording, as made by `tracedthread run -o FILE`")
-    parser.add_argument("-f", "--format", choices=list(FORMATS), default="text", help="default: text")
+    parser.add_argument(
+        "-f", "--format", choices=list(FORMATS), help="default: what OUT ends in (.html, .pb.gz, …), else text"
+    )
     parser.add_argument("-o", "--output", metavar="OUT", help="write to OUT instead of the standard output")
+    parser.add_argument(
+        "--waits",
+        action="store_true",
+        help=f"who waited instead of who made them wait, in {' and '.join(_ONE_SIDED)}",
+    )
+    parser.add_argument(
+        "--threads",
+        action="store_const",
+        const="threads",
+        dest="format",
+        help="all threads: who started them where, what they waited, and the audit trail (the same as -f threads)",
+    )
     parser.set_defaults(main=main)
 
 
@@ -38,30 +56,61 @@ def main(args: argparse.Namespace) -> int:
     Run the verb.
 
     Returns:
-        0, or 2 after one line on the standard error if FILE cannot be read or OUT not be written.
+        0, or 2 after one line on the standard error if FILE cannot be read, the form not be made or OUT not be written.
     """
+    was_enabled = gc.isenabled()
+    gc.disable()  # nothing here makes cycles, and the collector would visit a million rows time and again
+    try:
+        return _report(args)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _report(args: argparse.Namespace) -> int:
+    form = args.format or (args.output and form_of(args.output)) or "text"
+    if args.waits and not FORMATS[form].has_sides:
+        return _refuse("--waits", f"only for {' and '.join(_ONE_SIDED)}")
+    if args.output is None and FORMATS[form].is_binary and sys.stdout.isatty():
+        return _refuse("standard output", f"is a terminal, and {form} is binary; -o OUT writes it to a file")
     try:
         profile = Profile.from_capture(Capture.open(args.file))
     except (OSError, CaptureError) as exc:
         return _refuse(args.file, exc)
-    if args.output is None:
-        return _print(profile, args.format)
-    text = io.StringIO()
-    render(profile, args.format, text)
+    if FORMATS[form].has_sides and not args.waits and profile.totals.contended and not profile.blame_s:
+        _say(args.file, "nobody to blame is recorded; --waits shows who waited")
+    try:
+        if args.output is None:
+            return _print(profile, form, args.waits)
+        data = _rendered(profile, form, args.waits)
+    except MissingExtra as exc:
+        return _refuse(form, exc)
     try:
         if os.path.exists(args.output) and os.path.samefile(args.file, args.output):
             raise CaptureError("this is the recording itself")
-        with open(args.output, "w", encoding="utf-8") as file:
-            file.write(text.getvalue())
+        with open(args.output, "wb") as file:
+            file.write(data)
     except (OSError, CaptureError) as exc:
         return _refuse(args.output, exc)
     return 0
 
 
-def _print(profile: Profile, form: str) -> int:
+def _rendered(profile: Profile, form: str, waits: bool) -> bytes:
+    """The whole report, so that a failure leaves no half of it."""
+    if FORMATS[form].is_binary:
+        binary = io.BytesIO()
+        render(profile, form, binary, waits=waits)
+        return binary.getvalue()
+    text = io.StringIO()
+    render(profile, form, text, waits=waits)
+    return text.getvalue().encode()
+
+
+def _print(profile: Profile, form: str, waits: bool) -> int:
+    stream = sys.stdout.buffer if FORMATS[form].is_binary else sys.stdout
     try:
-        render(profile, form, sys.stdout)
-        sys.stdout.flush()
+        render(profile, form, stream, waits=waits)
+        stream.flush()
     except BrokenPipeError:
         # The reader has seen enough. The interpreter flushes once more at exit, so that has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,9 +119,12 @@ def _print(profile: Profile, form: str) -> int:
     return 0
 
 
-def _refuse(what: str, exc: Exception) -> int:
-    reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+def _refuse(what: str, why: Exception | str) -> int:
+    _say(what, (isinstance(why, OSError) and why.strerror) or str(why))
+    return BAD_INPUT
+
+
+def _say(what: str, reason: str) -> None:
     # One line whatever the file is called.
     what = "".join(character if character.isprintable() else "?" for character in what)
     sys.stderr.write(f"tracedthread: {what}: {reason}\n")
-    return BAD_INPUT

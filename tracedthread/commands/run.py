@@ -20,6 +20,7 @@ _FLAGS = {
     "-q": "quiet",
     "--quiet": "quiet",
     "--follow-fork": "follow_fork",
+    "--audit-trail": "audit_trail",
 }
 
 
@@ -28,7 +29,7 @@ class Options:
 
     output: str | None = None
     capture_size: int | None = None
-    force = report = quiet = follow_fork = False
+    force = report = quiet = follow_fork = audit_trail = False
     script: str | None = None
     module: str | None = None
 
@@ -112,6 +113,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="record forked children and Python subprocesses too, to files beside FILE with their process id",
     )
+    parser.add_argument("--audit-trail", action="store_true", help="keep who started which thread, from where and when")
     parser.add_argument("--capture-size", type=size, metavar="BYTES", help="size of the recording, such as 512k or 64M")
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="a file, directory, zip file, or -")
@@ -121,7 +123,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def main(args: argparse.Namespace) -> int:
     """Run what argparse has read; see `run`."""
     options = Options()
-    for name in ("output", "force", "report", "quiet", "follow_fork", "capture_size"):
+    for name in ("output", "force", "report", "quiet", "follow_fork", "audit_trail", "capture_size"):
         setattr(options, name, getattr(args, name))
     script = args.script[1:] if args.script[:1] == ["--"] else args.script
     if args.module:
@@ -164,6 +166,7 @@ def _patch(options: Options) -> bool:
             force=options.force,
             capture_bytes=options.capture_size,
             follow_fork=options.follow_fork or None,
+            audit_trail=options.audit_trail or None,
         )
     except RuntimeError as exc:  # TRACEDTHREAD_ENABLE was quicker
         _settings.say(f"-o {options.output} is not used: {exc}")
@@ -183,6 +186,8 @@ def _follow_subprocesses(options: Options) -> None:
     os.environ["TRACEDTHREAD_ENABLE"] = "1"
     os.environ["TRACEDTHREAD_FOLLOW_FORK"] = "1"
     os.environ["TRACEDTHREAD_OUTPUT"] = target.pattern
+    if options.audit_trail:
+        os.environ["TRACEDTHREAD_AUDIT_TRAIL"] = "1"
     if options.capture_size is not None:
         os.environ["TRACEDTHREAD_CAPTURE_BYTES"] = str(options.capture_size)
 

@@ -4,26 +4,25 @@ The report for people, in a terminal or not: first what matters in plain words, 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
-from pathlib import PurePath
 from typing import TextIO
 
-from rich import box
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tracedthread.export.findings import findings, is_held_long, summed_by_place
+from tracedthread.capture import Frame
+from tracedthread.export.clean import clean
+from tracedthread.export.findings import WORTH_A_SENTENCE, findings, is_held_long, summed_by_place
+from tracedthread.export.terminal import heat, new_table, print_to, shortened
 from tracedthread.export.units import count, duration, percent, short
 from tracedthread.profile import Profile
 from tracedthread.rows import OTHER, LockRow, WaitRow
 
-WIDTH = 100
 MAX_LOCKS = 12
 MAX_STACKS = 5
+MAX_SHARES = 3
 MAX_FRAMES = 10
 MAX_IDLE = 8
 MAX_THREADS = 10
@@ -45,45 +44,22 @@ _COLUMNS = {
 # What goes first where there is no room for all.
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
-# A capture names what the program named. None of it may steer the terminal.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
-
 
 def render(profile: Profile, stream: TextIO) -> None:
-    """Write the report. Colours and the terminal's width are used only if the stream is a terminal."""
-    is_terminal = stream.isatty()
-    console = Console(
-        file=stream,
-        width=None if is_terminal else WIDTH,
-        force_terminal=is_terminal,
-        color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    # Written at once: rich ends the process when a pipe breaks.
-    with console.capture() as captured:
-        _Report(console, profile).print()
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding))
+    """Write the report."""
+    print_to(stream, lambda console: _Report(console, profile).print())
 
 
 class _Report:
     def __init__(self, console: Console, profile: Profile) -> None:
         self.console = console
         self.profile = profile
-        self.home = os.path.expanduser("~")
-        try:
-            self.here = os.getcwd()
-        except OSError:  # the folder has been removed
-            self.here = self.home
 
     def print(self) -> None:
         self._header()
         self._findings()
         self._locks()
+        self._blame()
         self._waits()
         self._idle("Idle: waiting for work, not a problem in itself", self.profile.idle)
         self._idle("Waiting for a permit or for room", self.profile.resources)
@@ -92,12 +68,12 @@ class _Report:
 
     def _header(self) -> None:
         process = self.profile.process
-        title = Text(_clean(process.program) or "?", style="bold")
+        title = Text(clean(process.program) or "?", style="bold")
         lasted = duration(process.duration_s, digits=3)
         if process.state == "killed":
             lasted = f"at least {lasted}"  # its last sign of life
         facts = (
-            f"  pid {process.pid}, Python {_clean(process.python)}, {lasted} from "
+            f"  pid {process.pid}, Python {clean(process.python)}, {lasted} from "
             f"{process.started:%Y-%m-%d %H:%M:%S} UTC, "
         )
         style = {"killed": "bold red", "running": "green"}.get(process.state, "")
@@ -119,7 +95,7 @@ class _Report:
         for sentence in findings(self.profile):
             # Hanging indent: the sentence wraps under itself.
             line = Table.grid(padding=(0, 1))
-            line.add_row(Text("•", style="bold yellow"), self._quoted(_clean(sentence)))
+            line.add_row(Text("•", style="bold yellow"), self._quoted(clean(sentence)))
             self.console.print(line)
 
     def _quoted(self, sentence: str) -> Text:
@@ -138,7 +114,7 @@ class _Report:
             return
         self._section("Locks, by time waited")
         columns = _fitting(self.console.width)
-        table = _table("lock", *(_COLUMNS[column][0] for column in columns))
+        table = new_table("lock", *(_COLUMNS[column][0] for column in columns))
         table.columns[0].overflow = "fold"
         for lock in locks[:MAX_LOCKS]:
             cells = _lock_cells(lock)
@@ -152,6 +128,29 @@ class _Report:
             waited = f"{count(contended, 'wait')}, {duration(sum(lock.wait_s for lock in rest))}" if contended else ""
             self.console.print(Text(f"and {count(len(rest), 'more lock')}: {waited or 'nobody waited'}", style="dim"))
 
+    def _blame(self) -> None:
+        blames = [(row, lock) for lock in self.profile.locks for row in lock.blame]
+        blames.sort(key=lambda pair: -pair[0].blame_ticks)
+        if not blames:
+            return
+        self._section("Because of whom: where locks were released that others waited for")
+        for row, lock in blames[:MAX_STACKS]:
+            head = Text(f"{duration(row.blame_s):>7}", style=f"bold {heat(row.blame_s)}")
+            if row.holds:
+                head.append(f"  by {count(row.holds, 'hold')}", style="not bold")
+                head.append(f", at most {duration(row.max_s)} by one, of ", style="not bold default")
+            else:
+                head.append("  by holds of ", style="not bold default")
+            head.append(clean(lock.name) or "(unnamed)", style="bold default")
+            self.console.print(head)
+            self._stack(row.stack)
+        if len(blames) > MAX_STACKS:
+            rest = sum(row.blame_s for row, _ in blames[MAX_STACKS:])
+            self.console.print(Text(f"and {len(blames) - MAX_STACKS} more, {duration(rest)}", style="dim"))
+        for lock in self.profile.locks[:MAX_SHARES]:
+            if lock.wait_s >= WORTH_A_SENTENCE * sum(lock.wait_s for lock in self.profile.locks):
+                self.console.print(Text(_shares(lock), style="dim"))
+
     def _waits(self) -> None:
         waits = [(wait, lock) for lock in self.profile.locks for wait in lock.waits]
         waits.sort(key=lambda pair: -pair[0].wait_ticks)
@@ -159,51 +158,40 @@ class _Report:
             return
         self._section("Where threads waited")
         for wait, lock in waits[:MAX_STACKS]:
-            head = Text(f"{duration(wait.wait_s):>7}", style=f"bold {_heat(wait.wait_s)}")
+            head = Text(f"{duration(wait.wait_s):>7}", style=f"bold {heat(wait.wait_s)}")
             head.append(f"  in {count(wait.count, 'wait')}", style="not bold")
             head.append(f", at most {duration(wait.max_s)}, for ", style="not bold default")
-            head.append(_clean(lock.name) or "(unnamed)", style="bold default")
+            head.append(clean(lock.name) or "(unnamed)", style="bold default")
             self.console.print(head)
-            self._stack(wait)
+            self._stack(wait.stack)
         if len(waits) > MAX_STACKS:
             rest = sum(wait.wait_s for wait, _ in waits[MAX_STACKS:])
             self.console.print(Text(f"and {len(waits) - MAX_STACKS} more, {duration(rest)}", style="dim"))
 
-    def _stack(self, wait: WaitRow) -> None:
+    def _stack(self, stack: tuple[Frame, ...]) -> None:
         lines = Text()
-        for index, frame in enumerate(wait.stack[:MAX_FRAMES]):
-            lines.append(f"{_clean(frame.function)} ", style="" if index else "bold")
-            lines.append(f"{self._place(frame.path)}:{frame.line}\n", style="dim")
-        if len(wait.stack) > MAX_FRAMES:
-            lines.append(f"… {count(len(wait.stack) - MAX_FRAMES, 'more frame')}\n", style="dim")
-        if not wait.stack:
+        for index, frame in enumerate(stack[:MAX_FRAMES]):
+            lines.append(f"{clean(frame.function)} ", style="" if index else "bold")
+            lines.append(f"{shortened(frame.path)}:{frame.line}\n", style="dim")
+        if len(stack) > MAX_FRAMES:
+            lines.append(f"… {count(len(stack) - MAX_FRAMES, 'more frame')}\n", style="dim")
+        if not stack:
             lines.append(f"{OTHER}: places that found no room in the recording\n", style="dim")
         lines.rstrip()
         self.console.print(Padding(lines, (0, 0, 0, 9)))
-
-    def _place(self, path: str) -> str:
-        """A path as short as it can be without becoming ambiguous."""
-        path = _clean(path)
-        library = _LIBRARY.match(path)
-        if library:
-            return path[library.end() :]
-        for base, shown in ((self.here, ""), (self.home, "~/")):
-            if base != "/" and path.startswith(base + "/"):
-                return shown + path[len(base) + 1 :]
-        return PurePath(path).name
 
     def _idle(self, title: str, rows: Iterable[WaitRow]) -> None:
         places = summed_by_place(rows)
         if not places:
             return
         self._section(title)
-        table = _table("time", "kind", "waits", "max", "where", numbers=(0, 2, 3))
+        table = new_table("time", "kind", "waits", "max", "where", numbers=(0, 2, 3))
         for row in places[:MAX_IDLE]:
-            where = Text(_clean(row.frame.function))
+            where = Text(clean(row.frame.function))
             if row.stack:
-                where.append(f" {_clean(row.frame.file)}:{row.frame.line}", style="dim")
+                where.append(f" {clean(row.frame.file)}:{row.frame.line}", style="dim")
             if row.lock:
-                where.append(f"  {_clean(row.lock)}", style="dim")
+                where.append(f"  {clean(row.lock)}", style="dim")
             table.add_row(duration(row.wait_s), row.kind, short(row.count), duration(row.max_s), where)
         self.console.print(table)
         if len(places) > MAX_IDLE:
@@ -217,21 +205,22 @@ class _Report:
         if not threads:
             return
         self._section("Threads, by time waited")
-        table = _table("thread", "runs", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6))
+        table = new_table("thread", "runs", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6))
         for thread in threads[:MAX_THREADS]:
             table.add_row(
-                Text(_clean(thread.name) or f"thread {thread.native_id}", style="bold"),
-                _clean(thread.function),
+                Text(clean(thread.name) or f"thread {thread.native_id}", style="bold"),
+                clean(thread.function),
                 duration(thread.lifetime_s),
-                Text(duration(thread.wait_s), style=_heat(thread.wait_s)),
+                Text(duration(thread.wait_s), style=heat(thread.wait_s)),
                 duration(thread.own_gil_s),
                 duration(thread.idle_s + thread.resource_s),
-                "-" if thread.alive or not thread.cpu_ns else duration(thread.cpu_s),
+                duration(thread.cpu_s) if thread.cpu_ns else "-",
             )
         self.console.print(table)
         if len(threads) > MAX_THREADS:
             rest = sum(thread.wait_s for thread in threads[MAX_THREADS:])
-            line = f"and {count(len(threads) - MAX_THREADS, 'more thread')} that waited {duration(rest)}"
+            more = count(len(threads) - MAX_THREADS, "more thread")
+            line = f"and {more} that waited {duration(rest)}; all, and who started them: report --threads"
             self.console.print(Text(line, style="dim"))
 
     def _warnings(self) -> None:
@@ -241,25 +230,18 @@ class _Report:
             number = f": {row.count:,}" if row.count else ""
             lines.append(f"Not covered: {row.what}{number}" + (f" ({names})" if names else ""))
         lost = {name: number for name, number in self.profile.lost.items() if number}
-        events = lost.pop("events", 0)
+        events, starts = lost.pop("events", 0), lost.pop("starts", 0)
         if lost:
             what = ", ".join(f"{number:,} {name}" for name, number in lost.items())
             lines.append(f"No room was left for {what}. Totals are exact; what has no row of its own is in {OTHER}.")
         if events:
             lines.append(f"The {count(events, 'oldest event')} made room for newer ones. No count or sum misses them.")
+        if starts:
+            lines.append(f"The {count(starts, 'oldest thread start')} of the audit trail made room for newer ones.")
         if lines:
             self.console.print()
         for line in lines:
-            self.console.print(Text(f"! {_clean(line)}", style="yellow"))
-
-
-def _table(*headers: str, numbers: tuple[int, ...] = ()) -> Table:
-    """A table without vertical lines; `numbers` are the columns to align right, all but the first if not given."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
-    for index, header in enumerate(headers):
-        right = index in numbers if numbers else index > 0
-        table.add_column(header, justify="right" if right else "left", no_wrap=right)
-    return table
+            self.console.print(Text(f"! {clean(line)}", style="yellow"))
 
 
 def _fitting(width: int) -> list[str]:
@@ -273,12 +255,12 @@ def _fitting(width: int) -> list[str]:
 
 
 def _lock_name(lock: LockRow) -> Text:
-    name = Text(_clean(lock.name) or "(unnamed)", style="bold")
+    name = Text(clean(lock.name) or "(unnamed)", style="bold")
     if lock.name != OTHER:
         many = f" ×{lock.stats.created:,}" if lock.stats.created > 1 else ""
-        place = f"{_clean(lock.created.file)}:{lock.created.line}"
+        place = f"{clean(lock.created.file)}:{lock.created.line}"
         # A lock that nothing names is called after the line that creates it.
-        where = _clean(lock.created.function) if lock.name == place else place
+        where = clean(lock.created.function) if lock.name == place else place
         name.append(f"\n{where}{many}", style="dim not bold")
     return name
 
@@ -293,7 +275,7 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
     }
     holds = {"hold": lock.hold_s, "hold p99": lock.hold_quantile_s(0.99), "hold max": lock.hold_max_s}
     cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, _tries(lock)))}
-    cells.update({name: Text(duration(value), style=_heat(value)) for name, value in waits.items()})
+    cells.update({name: Text(duration(value), style=heat(value)) for name, value in waits.items()})
     cells.update({name: Text(duration(value)) for name, value in holds.items()})
     cells["gil"] = Text(percent(lock.own_gil_s, lock.wait_s))
     if not stats.contended:
@@ -301,13 +283,20 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
     return cells
 
 
+def _shares(lock: LockRow) -> str:
+    """What the waiting for a lock was made of."""
+    stats = lock.stats
+    parts = {
+        "while it was held": sum(row.blame_ticks for row in lock.blame),
+        "while its owner waited for the GIL": stats.gil_ticks,
+        "between two owners": stats.handoff_ticks,
+        "for the own GIL": stats.own_gil_ticks,
+    }
+    # The share of a hold that is not over is not known yet.
+    parts["in holds that are not over"] = stats.wait_ticks - sum(parts.values())
+    shares = ", ".join(f"{percent(part, stats.wait_ticks)} {what}" for what, part in parts.items() if part > 0)
+    return f"Of the waiting for {clean(lock.name) or '(unnamed)'}: {shares}."
+
+
 def _tries(lock: LockRow) -> int:
     return max(lock.stats.acquisitions, lock.stats.contended)
-
-
-def _heat(wait_s: float) -> str:
-    return "red" if wait_s >= 1 else "yellow" if wait_s >= 0.01 else ""
-
-
-def _clean(text: str) -> str:
-    return _CONTROL.sub("\ufffd", text)
