@@ -1,5 +1,6 @@
 #include "py_wait.h"
 #include "clock.h"
+#include "py_name.h"
 #include "py_site.h"
 #include "py_stack.h"
 
@@ -100,6 +101,7 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     tt_py_wait_place place = {0, 0, TT_KIND_LOCK};
     uint32_t holder_stack = 0;
     if (recorded) {
+        tt_py_name_follow();
         place = tt_py_wait_site(l->site, type);
         holder_stack = look_at_holder(l);
     }

@@ -167,7 +167,7 @@ def _patch(
     follow_fork: bool | None,
     audit_trail: bool | None,
 ) -> None:
-    from . import _green, _rebind
+    from . import _green
     from . import _uncovered as _scan
 
     if (package := _green.patched_by()) is not None:
@@ -221,9 +221,9 @@ def _patch(
     _state.paused = False
     core.types.adopt_thread(_thread_name())
     core.lib.tt_recording_set(1)
-    for name, value in ours.items():
-        setattr(stock, name, value)
-    _rebind.rebind(_state.pairs)
+    # The type of handles last, for stock functions do not know ours: other threads may start threads meanwhile.
+    _exchange({name: value for name, value in ours.items() if name != drop_in._HANDLE})
+    _exchange({name: value for name, value in ours.items() if name == drop_in._HANDLE})
     _green.watch(_step_aside)
 
 
@@ -240,24 +240,36 @@ def _thread_start_is_wrapped(kept: set[int]) -> bool:
     return start is not stock_start and id(start) not in kept
 
 
+def _exchange(names: dict[str, Any]) -> None:
+    """Let these names of `_thread`, and every module's references to what they were, be these."""
+    from . import _rebind
+
+    pairs = []
+    for name, value in names.items():
+        old = getattr(stock, name)
+        if old is not value:
+            pairs.append((old, value))
+            setattr(stock, name, value)
+    _rebind.rebind(pairs)
+
+
 def _unpatch() -> bool:
     if not _state.pairs:
         return False
-    from . import _green, _rebind
+    from . import _green
     from . import _thread as drop_in
 
     _green.unwatch()
     core = _core.loaded()
+    names = [
+        name for name in drop_in._OURS if id(getattr(originals, name, None)) in {id(pair[0]) for pair in _state.pairs}
+    ]
+    # First the type of handles, so that no more of ours are made; then see whether some are in use.
+    _exchange({name: getattr(originals, name) for name in names if name == drop_in._HANDLE})
     in_use = core is not None and core.types.handles_in_use()
-    family = {id(getattr(originals, name)) for name in drop_in._FAMILY if in_use and hasattr(originals, name)}
-    _state.kept = tuple(pair for pair in _state.pairs if id(pair[0]) in family)
-    pairs = tuple(pair for pair in _state.pairs if id(pair[0]) not in family)
-    ours = {id(value): original for original, value in pairs}
-    for name in vars(originals):
-        if id(getattr(stock, name, None)) in ours:
-            setattr(stock, name, getattr(originals, name))
-    # A type or function has one stock name or two that are one object (lock and LockType): any of them will do.
-    _rebind.rebind((value, original) for original, value in pairs)
+    left = [name for name in names if in_use and name in drop_in._FAMILY and name != drop_in._HANDLE]
+    _state.kept = tuple(pair for pair in _state.pairs if id(pair[0]) in {id(getattr(originals, name)) for name in left})
+    _exchange({name: getattr(originals, name) for name in names if name not in left})
     bootstrap._thread = stock
     _state.pairs = ()
     if core is not None:
