@@ -5,6 +5,7 @@ int tt_py_handle_add(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(stock)) { 
 
 #else
 #include "handle.h"
+#include "py_name.h"
 #include "py_site.h"
 #include "py_thread.h"
 #include "py_wait.h"
@@ -73,6 +74,7 @@ static enum tt_outcome wait_until_exit(tt_handle *h, int64_t timeout_ns)
     int64_t deadline_ns = tt_py_deadline(timeout_ns);
     uint64_t woken = tt_ticks();
     if (tt_recorded_from == UINT32_MAX) return sleep_until_exit(h, deadline_ns, NULL, &woken);
+    tt_py_name_follow();
     uint32_t epoch = tt_fork_epoch;
     tt_wait wait = {.start = woken, .lock = h->ident, .stack = tt_py_stack(), .kind = TT_KIND_JOIN, .timed = timeout_ns >= 0};
     tt_wait_show(&wait);

@@ -30,6 +30,8 @@ ROOT = HERE.parents[1]
 DEBIAN = ROOT / "build" / "debian"
 LOGS = ROOT / "build" / "matrix"
 BOTH_MODES_ON = (3, 14)  # and on the oldest
+# `make test` has run these: the core without Python, and the report's page in a browser.
+SAME_FOR_ALL = ("tests/native", "tests/e2e/test_html.py")
 
 
 @dataclass
@@ -121,7 +123,7 @@ def gather() -> list[Python]:
 
 
 def plan(pythons: list[Python], without_pytest: list[str]) -> list[Task]:
-    """What to run, the longest first. The tests of the Python-free core are the same for all: once."""
+    """What to run, the longest first."""
     newest = max(python.minor for python in pythons)
     both = {pythons[0].version} | {
         python.version for python in pythons if python.minor == min(BOTH_MODES_ON, newest) and python is not pythons[0]
@@ -133,7 +135,8 @@ def plan(pythons: list[Python], without_pytest: list[str]) -> list[Task]:
             command = [python.venv_python, "tests/cpython/run.py", "--mode", mode]
             tasks.append(Task(python, f"CPython {mode}", command, weight=200))
         if python.version not in without_pytest:
-            command = [python.venv_python, "-m", "pytest", "-p", "no:cacheprovider", "--ignore", "tests/native"]
+            command = [python.venv_python, "-m", "pytest", "-p", "no:cacheprovider"]
+            command += [f"--ignore={same}" for same in SAME_FOR_ALL]
             tasks.append(Task(python, "pytest", command, weight=100))
     return sorted(tasks, key=lambda task: -task.weight)
 
