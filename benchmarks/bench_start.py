@@ -1,5 +1,5 @@
 """
-What starting costs: `tracedthread run` against `python`, `import tracedthread`, and a thread's start and join.
+What starting costs: `tracedthread run` against `python`, `import tracedthread`, a thread's start and join, its bill.
 
     python benchmarks/bench_start.py [--rounds 21] [--no-gate]
 
@@ -21,6 +21,7 @@ from typing import Any
 
 BUDGET_MS = 40.0
 BUDGET_THREAD = 1.1
+BUDGET_STATS_NS = 100.0
 THREADS = 200
 THREADS_BUSY = 15  # each waits for the GIL's switch interval, 5 ms, more than once
 
@@ -92,6 +93,18 @@ def threads(rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     return result
 
 
+def stats_ns(rounds: int) -> float:
+    """ns of a call of current_thread_stats() in a recorded thread."""
+    from timeit import repeat
+
+    import tracedthread
+
+    n = 100_000
+    names = {"ask": tracedthread.current_thread_stats}
+    calls, nothing = (repeat(what, repeat=rounds, number=n, globals=names) for what in ("ask()", "pass"))
+    return (statistics.median(calls) - statistics.median(nothing)) / n * 1e9
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--rounds", type=int, default=21, help="turns of each (default: %(default)s)")
@@ -118,6 +131,10 @@ def main() -> int:
         medians = f"stock {statistics.median(stock):.1f} µs, ours {statistics.median(ours):.1f} µs, ratio {ratio:.2f}"
         verdict = "ok" if ratio <= BUDGET_THREAD else "MISSED"
         print(f"Thread start + join, {what}: {medians}  <= {BUDGET_THREAD} {verdict}", flush=True)
+    ns = stats_ns(options.rounds)
+    missed |= ns > BUDGET_STATS_NS
+    verdict = "ok" if ns <= BUDGET_STATS_NS else "MISSED"
+    print(f"current_thread_stats(): {ns:.0f} ns  <= {BUDGET_STATS_NS:.0f} {verdict}")
     return 1 if missed and not options.no_gate else 0
 
 
