@@ -53,7 +53,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run",
         "-q",
         "--capture-size",
-        "128k",
+        "192k",
         "-o",
         "app.ttc",
         "program.py",

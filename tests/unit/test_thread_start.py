@@ -35,6 +35,7 @@ def here():
 def settle(tasks=1):
     while len(os.listdir("/proc/self/task")) > tasks:
         time.sleep(0.001)
+settle()    # the watchdog of faulthandler
 """
 
 
