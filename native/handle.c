@@ -71,7 +71,7 @@ uint32_t tt_handles_in_use(void)
     uint32_t count = 0;
     pthread_mutex_lock(&mutex);
     for (tt_handle *h = registry; h; h = h->next)
-        count += h->state < TT_HANDLE_RUNNING || (h->state == TT_HANDLE_RUNNING && h->has_thread && !tt_handle_exiting(h));
+        count += h->state < TT_HANDLE_RUNNING || h->awaited;
     pthread_mutex_unlock(&mutex);
     return count;
 }

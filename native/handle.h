@@ -38,7 +38,7 @@ void tt_handle_unref(tt_handle *h);
 void tt_handle_await(tt_handle *h, bool awaited);
 // A handle that shutdown has to wait for, other than that of `ident`: a new reference. NULL: none is left.
 tt_handle *tt_handle_awaited(uint64_t ident);
-// How many handles have threads to come, or threads that run.
+// How many handles have threads to come, or threads that shutdown has to wait for.
 uint32_t tt_handles_in_use(void);
 
 // The start has succeeded, or failed.

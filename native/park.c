@@ -19,7 +19,11 @@ tt_status tt_park(_Atomic uint32_t *signal, int64_t deadline_ns)
         if (r == 0 || errno == EAGAIN) continue;
         if (errno == EINTR) return TT_INTR;
         if (errno == ETIMEDOUT) return TT_TIMED_OUT;
-        sched_yield();   // no futex to be had (a seccomp filter): better slow than wrong
+        // No futex to be had (a seccomp filter): better slow than wrong.
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (deadline_ns >= 0 && now.tv_sec * 1000000000 + now.tv_nsec >= deadline_ns) return TT_TIMED_OUT;
+        sched_yield();
     }
     return TT_OK;
 }

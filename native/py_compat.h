@@ -178,7 +178,7 @@ static inline bool tt_pythread_layout_is_known(PyInterpreterState *interp, long 
                  && ts->native_thread_id == PyThread_get_thread_native_id();
 #endif
 #if PY_VERSION_HEX >= 0x030C0000
-    known = known && ts->_status.bound && !ts->_status.unbound && (interp->finalizing == 0 || interp->finalizing == 1);
+    known = known && ts->_status.bound && !ts->_status.unbound && !interp->finalizing && !_PyInterpreterState_GetFinalizing(interp);
 #endif
     return known && ts->interp == interp && ts->thread_id == PyThread_get_thread_ident();
 }
@@ -191,7 +191,9 @@ static inline int tt_pythread_refuse_at_exit(PyInterpreterState *interp)
     PyErr_SetString(PyExc_PythonFinalizationError, "can't create new thread at interpreter shutdown");
     return -1;
 #elif PY_VERSION_HEX >= 0x030C0000
-    if (!interp->finalizing) return 0;
+    // Up to 3.12.2 as soon as the main thread has ended, from 3.12.3 on (gh-113964) when all but daemons have. The running
+    // version decides, not the one of the headers: a wheel is for all of them.
+    if (Py_Version < 0x030C0300 ? !interp->finalizing : !_PyInterpreterState_GetFinalizing(interp)) return 0;
     PyErr_SetString(PyExc_RuntimeError, "can't create new thread at interpreter shutdown");
     return -1;
 #else

@@ -1,4 +1,4 @@
-// The names of threads, as threading.Thread has them, and of what they run. Runs no Python code.
+// The names of threads, as threading.Thread has them, and of what they run.
 #ifndef TT_PY_NAME_H
 #define TT_PY_NAME_H
 #include "py_compat.h"

@@ -29,7 +29,7 @@ tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type);
 bool tt_py_is_probe(void);
 
 // An attribute (`name`: an interned str) that lives in `object`'s own __dict__, a new reference; NULL without an exception if there is none or if
-// looking would run Python code.
+// looking would run Python code (but the __eq__ of a strange key in that dict).
 PyObject *tt_py_own_attribute(PyObject *object, PyObject *name);
 
 // Qualified name of what a thread runs, as a string id.

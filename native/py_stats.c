@@ -10,6 +10,7 @@ typedef struct statsobject {
     PyObject_HEAD
     sums sums;
     uint32_t record, generation, epoch;   // whose they are
+    unsigned long thread;                 // its ident
 } statsobject;
 
 static PyTypeObject *stats_type;
@@ -26,8 +27,12 @@ static statsobject *create(void)
     self->sums = (sums){0};
     self->record = self->generation = 0;
     self->epoch = tt_fork_epoch;
+    self->thread = tt_thread_ident();
     return self;
 }
+
+// Never below zero: sums of a thread only grow, but for a child's.
+static uint64_t less(uint64_t now, uint64_t before) { return now > before ? now - before : 0; }
 
 PyDoc_STRVAR(current_doc,
 "current_thread_stats($module, /)\n--\n\n"
@@ -56,16 +61,18 @@ static PyObject *elapsed(statsobject *self, PyObject *Py_UNUSED(ignored))
     sums before = self->sums;
     result->record = self->record;
     result->generation = self->generation;
-    if (self->epoch != tt_fork_epoch) {   // the child's counters have started at zero
-        before = (sums){0};
+    result->thread = self->thread;
+    if (self->epoch != tt_fork_epoch) {
+        if (self->thread != tt_thread_ident()) return (PyObject *)result;   // its thread is not in this child
+        before = (sums){0};   // whose counters have started at zero
         result->record = tt_thread_current_index();
         result->generation = tt_the_segment.threads[result->record].generation;
     }
     const tt_thread_record *r = &tt_the_segment.threads[result->record];
     if (result->record == 0 || r->generation != result->generation) return (PyObject *)result;   // gone, or never known
     sums now = sums_of(r);
-    result->sums = (sums){now.wait - before.wait, now.own_gil - before.own_gil, now.idle - before.idle,
-                          now.resource - before.resource, now.count - before.count};
+    result->sums = (sums){less(now.wait, before.wait), less(now.own_gil, before.own_gil), less(now.idle, before.idle),
+                          less(now.resource, before.resource), less(now.count, before.count)};
     return (PyObject *)result;
 }
 
@@ -79,6 +86,8 @@ static PyObject *get_count(statsobject *self, void *Py_UNUSED(closure))
 {
     return PyLong_FromUnsignedLongLong(self->sums.count);
 }
+
+static PyObject *get_recorded(statsobject *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(self->record != 0); }
 
 static PyObject *stats_repr(statsobject *self)
 {
@@ -106,6 +115,7 @@ int tt_py_stats_add(PyObject *module)
         {"idle_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for work, seconds."), (void *)offsetof(sums, idle)},
         {"resource_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for a permit or for room, seconds."), (void *)offsetof(sums, resource)},
         {"waits", (getter)get_count, NULL, PyDoc_STR("How often it waited for a lock."), NULL},
+        {"recorded", (getter)get_recorded, NULL, PyDoc_STR("Whether the thread is on record; if not, all zeros mean nothing."), NULL},
         {NULL, NULL, NULL, NULL, NULL}};
     static PyMethodDef methods[] = {{"elapsed", (PyCFunction)elapsed, METH_NOARGS, elapsed_doc}, {NULL, NULL, 0, NULL}};
     static PyType_Slot slots[] = {{Py_tp_dealloc, stats_dealloc}, {Py_tp_repr, stats_repr}, {Py_tp_getset, getset},

@@ -80,6 +80,13 @@ static int create(boot *b, tt_handle *handle, uint64_t *ident)
 uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs, tt_handle *handle, bool daemon)
 {
     PyInterpreterState *interp = PyInterpreterState_Get();
+    bool recorded = tt_recorded_from != UINT32_MAX;
+    tt_py_name name = {0};
+    uint32_t stack = 0;
+    if (recorded) {   // first, for looking up a name in the __dict__ of a strange object may run its code
+        name = tt_py_name_of(function);
+        stack = tt_py_stack();
+    }
     if (tt_pythread_refuse_at_exit(interp) < 0) return 0;
     boot *b = malloc(sizeof *b);
     PyThreadState *state = b ? tt_pythread_state_new(interp, daemon) : NULL;
@@ -90,14 +97,7 @@ uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs
     }
     *b = (boot){.state = state, .function = Py_NewRef(function), .args = Py_NewRef(args), .kwargs = Py_XNewRef(kwargs),
                 .handle = handle ? tt_handle_ref(handle) : NULL, .record = UNRECORDED, .epoch = tt_fork_epoch};
-    tt_py_name name = {0};
-    uint32_t stack = 0;
-    bool recorded = tt_recorded_from != UINT32_MAX;
-    if (recorded) {
-        name = tt_py_name_of(function);
-        stack = tt_py_stack();
-        b->record = tt_thread_announce(name.function, stack, name.label);
-    }
+    if (recorded) b->record = tt_thread_announce(name.function, stack, name.label);
     uint32_t record = b->record;
     uint64_t ident = 0;
     if (create(b, handle, &ident) < 0) {

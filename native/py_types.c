@@ -37,7 +37,7 @@ PyDoc_STRVAR(refresh_threads_doc,
 
 PyDoc_STRVAR(handles_in_use_doc,
 "handles_in_use($module, /)\n--\n\n"
-"How many of our thread handles have a thread that runs, or are yet to be started.");
+"How many of our thread handles are yet to be started, or have a thread that the end of the process waits for.");
 
 static PyObject *handles_in_use(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {

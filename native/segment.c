@@ -263,6 +263,23 @@ static uint8_t *map_private(uint64_t size)
     return base == MAP_FAILED ? NULL : base;
 }
 
+// The process goes on in another mapping. Nothing starts over, for threads may have been started, and wait, meanwhile; what
+// they count while this runs, which is without the interpreter lock, may be lost.
+static int move_to(uint8_t *fresh)
+{
+    const tt_segment *g = &tt_the_segment;
+    memcpy(fresh, g->base, g->sections[0].offset);
+    for (int id = 0; id < TT_SECTIONS; id++) {
+        const tt_section *s = &g->sections[id];
+        uint64_t used = s->used < s->capacity ? s->used : s->capacity;
+        memcpy(fresh + s->offset, g->base + s->offset, used * s->record_size);
+    }
+    if (mremap(fresh, g->size, g->size, MREMAP_MAYMOVE | MREMAP_FIXED, g->base) != MAP_FAILED) return 0;
+    fail("cannot move the capture: %s", strerror(errno));
+    munmap(fresh, g->size);
+    return -1;
+}
+
 // In a forked child the parent's capture is still mapped, shared: ours must be another before anything is counted.
 // Runs between fork() and its return, so it makes async-signal-safe calls only.
 static void after_fork_in_child(void)
@@ -298,12 +315,7 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
         return fail("not enough memory");
     uint8_t *fresh = map_shared(path, force, size);
     if (!fresh) return -1;
-    if (g->base) {
-        uint32_t generation = g->header->generation;
-        if (replace_with(fresh) < 0) return -1;
-        g->header->generation = generation;
-        return 0;
-    }
+    if (g->base) return move_to(fresh);
     start_header(fresh, size, sections, program, python);
     start_process((tt_header *)fresh);
     point_into(fresh, size);

@@ -51,7 +51,7 @@ static void ends_unseen(void *any)
 {
     (void)any;
     if (self.epoch == tt_fork_epoch && self.index) finish(self.index);
-    self.epoch = 0;
+    self.epoch = self.index = 0;
 }
 
 int tt_threads_init(uint64_t capacity)
@@ -185,7 +185,7 @@ void tt_thread_end(void)
         states[self.index] = NULL;
         finish(self.index);
     }
-    self.epoch = 0;
+    self.epoch = self.index = 0;   // a fork in a later destructor of this thread must not take over the record
 }
 
 uint32_t tt_thread_current_index(void)

@@ -122,8 +122,12 @@ def __getattr__(name: str) -> object:
         from .profile import Profile
 
         return Profile
+    if name in ("audit", "middleware"):
+        from importlib import import_module
+
+        return import_module(f"tracedthread.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "Profile"})
+    return sorted({*globals(), "Profile", "audit", "middleware"})

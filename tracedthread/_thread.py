@@ -29,10 +29,10 @@ _OURS = {
     "set_name": "set_name",  # 3.14
 }
 
-# One family: stock functions do not know our handles. While threads or handles of ours are in use, unpatch() leaves all
-# but the type of new handles in place.
-_HANDLE = "_ThreadHandle"
-_FAMILY = (_HANDLE, "_make_thread_handle", "_shutdown", "start_joinable_thread")
+# One family: stock functions do not know our handles. While handles of ours are in use, unpatch() leaves in place what
+# is not in _HANDLE_MAKERS.
+_HANDLE_MAKERS = ("_ThreadHandle", "_make_thread_handle")
+_FAMILY = (*_HANDLE_MAKERS, "_shutdown", "start_joinable_thread")
 
 # Left to the interpreter on purpose: C code checks their exact types (_excepthook), or they are state of the
 # interpreter that has one value, which our threads count in and heed as well (stack_size, _count).

@@ -21,10 +21,14 @@ class _Nothing:
 
     wait_s = own_gil_s = idle_s = resource_s = 0.0
     waits = 0
+    recorded = False
 
     def elapsed(self) -> _Nothing:
         """Nothing."""
         return self
+
+    def __repr__(self) -> str:
+        return "<ThreadStats: nothing is recorded>"
 
 
 _NOTHING: ThreadStats = _Nothing()  # type: ignore[assignment]
@@ -79,6 +83,11 @@ class Bill:
         self._total = self._start.elapsed()
 
     @property
+    def recorded(self) -> bool:
+        """Whether the thread is on record; if not, all zeros mean nothing."""
+        return self._start.recorded
+
+    @property
     def stats(self) -> ThreadStats:
         """All of it, at one moment."""
         return self._start.elapsed() if self._total is None else self._total
@@ -120,7 +129,7 @@ class Bill:
         return ", ".join(f"{name};dur={value * 1e3:.3f}" for name, value in shown.items())
 
     def __str__(self) -> str:
-        return self.server_timing()
+        return self.server_timing() if self.recorded else "-"
 
     def __repr__(self) -> str:
         return f"<Bill {self.server_timing()}>"

@@ -5,7 +5,8 @@ The bill of each request of a WSGI or ASGI application: in its response, and for
 
 The response gets a header such as `Server-Timing: lock;dur=12.3, gil;dur=0.1` (milliseconds, up to the moment when it
 starts), which browsers and proxies show. The application and the access log find the `tracedthread.Bill` itself, which
-goes on until the request is over, in `environ["tracedthread.bill"]` or `scope["tracedthread.bill"]`.
+goes on until the request is over, in `environ["tracedthread.bill"]` or `scope["tracedthread.bill"]`. Where nothing is
+recorded there is no header, and the bill is printed as `-`.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ class WSGIMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: _Start) -> Iterable[bytes]:
         """Handle a request."""
         environ[KEY] = bill = Bill().__enter__()
-        if not self.server_timing:
+        if not self.server_timing or not bill.recorded:
             return self.app(environ, start_response)
 
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-            return start_response(status, [*headers, (HEADER, bill.server_timing())], *exc_info)
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            given = () if exc_info is None else (exc_info,)
+            return start_response(status, [*headers, (HEADER, bill.server_timing())], *given)
 
         return self.app(environ, start)
 
@@ -84,7 +86,7 @@ class ASGIMiddleware:
         bill = Bill()
 
         async def send_with_header(message: _Message) -> None:
-            if message["type"] == "http.response.start" and self.server_timing:
+            if message["type"] == "http.response.start" and self.server_timing and bill.recorded:
                 header = (HEADER.lower().encode(), bill.server_timing().encode())
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)

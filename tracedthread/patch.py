@@ -118,9 +118,9 @@ def unpatch() -> bool:
     Locks and threads made meanwhile go on working, unrecorded. The capture stays, for `snapshot()` and a later
     `patch()`.
 
-    From 3.13 on the functions behind `threading.Thread` (`_thread.start_joinable_thread`, `_ThreadHandle`,
-    `_make_thread_handle`, `_shutdown`) stay ours as long as threads that were started, or Thread objects that were
-    made, while patched still run or wait to be started: the stock ones would not join them at exit, nor start them.
+    From 3.13 on `_thread.start_joinable_thread` and `_shutdown`, the functions behind `threading.Thread`, stay ours as
+    long as threads that were started, or Thread objects that were made, while patched still run or wait to be
+    started: the stock ones would not join them at exit, nor start them.
 
     Returns:
         Whether it was patched.
@@ -217,13 +217,13 @@ def _patch(
     # The import system keeps the originals: its locks are not the program's.
     bootstrap._thread = originals
     _state.pairs = tuple((getattr(originals, name), value) for name, value in ours.items())
-    _state.kept = ()
+    _state.kept = tuple(pair for pair in _state.kept if pair not in _state.pairs)
     _state.paused = False
     core.types.adopt_thread(_thread_name())
     core.lib.tt_recording_set(1)
-    # The type of handles last, for stock functions do not know ours: other threads may start threads meanwhile.
-    _exchange({name: value for name, value in ours.items() if name != drop_in._HANDLE})
-    _exchange({name: value for name, value in ours.items() if name == drop_in._HANDLE})
+    # What makes handles last, for stock functions do not know ours: other threads may start threads meanwhile.
+    _exchange({name: value for name, value in ours.items() if name not in drop_in._HANDLE_MAKERS})
+    _exchange({name: value for name, value in ours.items() if name in drop_in._HANDLE_MAKERS})
     _green.watch(_step_aside)
 
 
@@ -261,15 +261,16 @@ def _unpatch() -> bool:
 
     _green.unwatch()
     core = _core.loaded()
-    names = [
-        name for name in drop_in._OURS if id(getattr(originals, name, None)) in {id(pair[0]) for pair in _state.pairs}
-    ]
-    # First the type of handles, so that no more of ours are made; then see whether some are in use.
-    _exchange({name: getattr(originals, name) for name in names if name == drop_in._HANDLE})
+    pairs = (*_state.pairs, *(pair for pair in _state.kept if pair not in _state.pairs))
+    stock_ids = {id(original) for original, _ in pairs}
+    names = [name for name in drop_in._OURS if id(getattr(originals, name, None)) in stock_ids]
+    # First what makes handles, so that no more of ours are made; then see whether some are in use.
+    _exchange({name: getattr(originals, name) for name in names if name in drop_in._HANDLE_MAKERS})
     in_use = core is not None and core.types.handles_in_use()
-    left = [name for name in names if in_use and name in drop_in._FAMILY and name != drop_in._HANDLE]
-    _state.kept = tuple(pair for pair in _state.pairs if id(pair[0]) in {id(getattr(originals, name)) for name in left})
+    left = [name for name in names if in_use and name in drop_in._FAMILY and name not in drop_in._HANDLE_MAKERS]
     _exchange({name: getattr(originals, name) for name in names if name not in left})
+    left_ids = {id(getattr(originals, name)) for name in left}
+    _state.kept = tuple(pair for pair in pairs if id(pair[0]) in left_ids)
     bootstrap._thread = stock
     _state.pairs = ()
     if core is not None:

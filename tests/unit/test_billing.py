@@ -151,6 +151,7 @@ def test_without_a_recording_the_bill_is_zero() -> None:
         pass
     assert (nothing.wait_s, nothing.own_gil_s, nothing.idle_s, nothing.resource_s, nothing.waits) == (0, 0, 0, 0, 0)
     assert nothing.server_timing() == "lock;dur=0.000"
+    assert not nothing.recorded
     assert Bill().waits == 0
     assert current_thread_stats().elapsed().wait_s == 0
 
@@ -172,25 +173,26 @@ def test_server_timing_has_milliseconds_of_what_was_waited() -> None:
 
 @pytest.mark.parametrize("server_timing", [True, False])
 def test_wsgi_application_is_called_as_without_us(server_timing: bool) -> None:
+    """Nothing is recorded in here, so there is no header either."""
     seen = []
 
     def app(environ, start_response):  # type: ignore[no-untyped-def]
         seen.append(environ["tracedthread.bill"])
-        write = start_response("200 OK", [("Server-Timing", "db;dur=5")], None)
+        write = start_response("200 OK", [("Server-Timing", "db;dur=5")], exc_info=(1, 2, 3))
         write(b"a")
         return body
 
-    def start_response(status, headers, *exc_info):  # type: ignore[no-untyped-def]
-        seen.extend([status, headers, exc_info])
+    def start_response(status, headers, exc_info=None):  # type: ignore[no-untyped-def]
+        seen.extend([status, headers, (exc_info,)])
         return seen.append
 
     body = [b"b"]
     assert WSGIMiddleware(app, server_timing=server_timing)({}, start_response) is body
     bill_, status, headers, exc_info, written = seen
     assert isinstance(bill_, Bill)
-    assert (status, exc_info, written) == ("200 OK", (None,), b"a")
-    added = [("Server-Timing", "lock;dur=0.000")] if server_timing else []
-    assert headers == [("Server-Timing", "db;dur=5"), *added]
+    assert str(bill_) == "-"
+    assert (status, tuple(exc_info), written) == ("200 OK", ((1, 2, 3),), b"a")
+    assert headers == [("Server-Timing", "db;dur=5")]
 
 
 def test_wsgi_errors_are_the_applications_own() -> None:
@@ -223,6 +225,24 @@ def test_wsgi_request_that_waits_says_so_in_its_header() -> None:
         timing = dict(part.strip().split(";dur=") for part in response.getheader("Server-Timing").split(","))
         assert float(timing["lock"]) > 10, timing
         serving.join()
+    """)
+
+
+def test_wsgi_errors_are_reported_as_the_application_reports_them() -> None:
+    run("""
+        from tracedthread.middleware import WSGIMiddleware
+        calls = []
+        def app(environ, start_response):
+            start_response("500 Oops", [], exc_info=("type", "value", None))
+            start_response("500 Oops", [], ("type", "value", None))
+            start_response("200 OK", [])
+            return []
+        def start_response(*args): calls.append(args)
+        WSGIMiddleware(app)({}, start_response)
+        assert [len(call) for call in calls] == [3, 3, 2]
+        assert all(call[1][-1][0] == "Server-Timing" for call in calls)
+        assert calls[0][2] == calls[1][2] == ("type", "value", None)
+        assert tracedthread.middleware.WSGIMiddleware is WSGIMiddleware and "tracedthread.patch" in tracedthread.audit.EVENTS
     """)
 
 
