@@ -1,7 +1,9 @@
 #include "deadlock.h"
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include "clock.h"
 #include "segment.h"
@@ -21,13 +23,24 @@ typedef struct edge {
 
 static uint64_t after_ns = 5000000000u;
 static int report_to = -1;
+static struct stat report_file;   // what report_to was
 static uint64_t reported[MAX_REPORTED];   // the newest cycles
 static uint32_t reported_count;
 
 void tt_deadlock_watch_set(uint64_t ns, int fd)
 {
     after_ns = ns;
-    report_to = fd;
+    report_to = fd >= 0 && fstat(fd, &report_file) == 0 ? fd : -1;
+}
+
+// Whether report_to is still what it was, or a terminal or a log at least: the program may have closed it, and given its
+// number to a socket or to a file of its own.
+static bool may_report(void)
+{
+    struct stat now;
+    if (report_to < 0 || fstat(report_to, &now) < 0) return false;
+    if (now.st_dev == report_file.st_dev && now.st_ino == report_file.st_ino) return true;
+    return isatty(report_to) || (S_ISREG(now.st_mode) && fcntl(report_to, F_GETFL) & O_APPEND);
 }
 
 tt_deadlock_watch tt_deadlock_watch_begin(void)
@@ -239,7 +252,7 @@ void tt_deadlock_say(const char *line)
 {
     // Not if that would block, or raise SIGPIPE.
     struct pollfd door = {.fd = report_to, .events = POLLOUT};
-    if (report_to < 0 || poll(&door, 1, 0) != 1 || door.revents != POLLOUT) return;
+    if (!may_report() || poll(&door, 1, 0) != 1 || door.revents != POLLOUT) return;
     ssize_t written = write(report_to, line, strlen(line));
     (void)written;
 }

@@ -36,7 +36,7 @@ static void drop_queue(tt_lock *l)
 {
     tt_queue *q = l->queue;
     l->owner = q->entered ? q->owner | TT_ENTERED : q->owner;
-    l->word &= TT_HELD;
+    l->word &= q->granted ? 0 : TT_HELD;   // in a forked child: nobody has run with it
     put_spare(&spare_queues, q);
 }
 
@@ -46,6 +46,12 @@ bool tt_lock_queued(tt_lock *l)
     if (l->word >> TT_EPOCH_SHIFT == epoch_bits() >> TT_EPOCH_SHIFT) return true;
     drop_queue(l);   // that of a process we are forked from, in our copy of its memory
     return false;
+}
+
+bool tt_lock_held(tt_lock *l)
+{
+    tt_lock_queued(l);
+    return l->word & TT_HELD;
 }
 
 bool tt_lock_occupied(tt_lock *l) { return tt_lock_held(l) && !(tt_lock_queued(l) && l->queue->granted); }
@@ -94,7 +100,7 @@ static void own(tt_lock *l)
 
 bool tt_lock_try(tt_lock *l)
 {
-    if (l->word & TT_HELD) return false;
+    if (tt_lock_held(l)) return false;
     if (!tt_lock_queued(l)) {
         l->word = TT_HELD;
         l->owner = tt_self();
@@ -109,6 +115,7 @@ bool tt_lock_try(tt_lock *l)
 
 void tt_lock_set_entered(tt_lock *l)
 {
+    if (!tt_lock_held(l) || tt_lock_thread(l) != tt_self()) return;   // it was handed to us, and others have released it
     if (!tt_lock_queued(l)) {
         l->owner |= TT_ENTERED;
         return;

@@ -135,7 +135,8 @@ static inline void tt_lock_release(tt_lock *l, uint32_t stack)
 // Whether somebody's recorded wait may end by a release of `l`.
 bool tt_lock_release_is_news(tt_lock *l);
 
-static inline bool tt_lock_held(const tt_lock *l) { return l->word & TT_HELD; }
+// Whether anybody has it. Not if it was handed to a thread that a fork has left behind before it came to run.
+bool tt_lock_held(tt_lock *l);
 // Whether it is held, and by a thread that has come to run since.
 bool tt_lock_occupied(tt_lock *l);
 // Whether anybody waits, in this process.

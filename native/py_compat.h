@@ -12,6 +12,7 @@
 #if PY_VERSION_HEX < 0x030A0000 || PY_VERSION_HEX >= 0x03100000
 #error "tracedthread knows CPython 3.10 to 3.15"
 #endif
+#include "internal/pycore_ceval.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_pylifecycle.h"
 #include "internal/pycore_pystate.h"
@@ -149,6 +150,16 @@ static inline PyObject *tt_pycode_bytes(PyCodeObject *code)
     return Py_NewRef(code->co_code);
 #else
     return PyCode_GetCode(code);
+#endif
+}
+
+// Whether a signal waits for its Python handler, which the calling thread has to run: of the main thread.
+static inline bool tt_pysignal_pending(void)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return _Py_atomic_load_relaxed(&_PyRuntime.ceval.signals_pending) && _Py_IsMainThread();
+#else
+    return _Py_eval_breaker_bit_is_set(PyThreadState_Get(), _PY_SIGNALS_PENDING_BIT);
 #endif
 }
 

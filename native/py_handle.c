@@ -59,7 +59,8 @@ static enum tt_outcome sleep_until_exit(tt_handle *h, int64_t deadline_ns, const
         PyEval_RestoreThread(ts);
         if (status == TT_TIMED_OUT && !watched) return TT_TIMEOUT;
         if (status == TT_TIMED_OUT) tt_py_deadlock_look(&watch);
-        if (status != TT_INTR) continue;
+        if (status != TT_INTR && !tt_pysignal_pending()) continue;
+        if (shown && epoch == tt_fork_epoch) tt_wait_hide();
         if (Py_MakePendingCalls() < 0) return TT_INTERRUPTED;
         if (shown && epoch == tt_fork_epoch) tt_wait_show(shown);   // a handler may have waited itself
     }

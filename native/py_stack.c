@@ -70,7 +70,9 @@ uint32_t tt_py_stack(void) { return tt_py_stack_of(tt_pyframe_current()); }
 uint32_t tt_py_stack_of_holder(uint32_t record)
 {
     static uint32_t still_held;
-    PyThreadState *ts = record && record == tt_thread_current_index() ? PyThreadState_Get() : tt_thread_state(record);
+    PyThreadState *ts = record && record == tt_thread_current_index() ? PyThreadState_Get() : NULL;
+    // At exit the interpreter frees those of daemon threads without a word.
+    if (!ts && !tt_pythread_must_exit()) ts = tt_thread_state(record);
     uint32_t stack = ts ? tt_py_stack_of(tt_pyframe_current_of(ts)) : 0;
     if (stack) return stack;
     if (!still_held) {

@@ -35,9 +35,11 @@ static uint32_t look_at_holder(tt_lock *l)
 static int run_handlers(tt_lock *l, tt_waiter *w)
 {
     uint32_t epoch = tt_fork_epoch, stack = w->recorded ? look_at_holder(l) : 0;
+    if (tt_lock_claim(l, w)) return 1;   // looking can run Python code after all (3.11 collects garbage)
     bool was_first = l->queue->first == w;
     tt_lock_leave(l, w);
     if (stack) tt_lock_settle(l, stack, 0);
+    if (w->recorded) tt_wait_hide();
     if (Py_MakePendingCalls() < 0) return -1;
     if (epoch != tt_fork_epoch) w->recorded = false;   // a child has counters of its own
     if (tt_lock_try(l)) {
@@ -77,10 +79,12 @@ static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool 
             tt_lock_identify_owner(l);
             tt_py_deadlock_look(&watch);
         }
-        int r = status == TT_INTR && interruptible ? run_handlers(l, w) : 0;
+        // A signal that came while we wanted the GIL has interrupted no sleep.
+        int r = interruptible && (status == TT_INTR || tt_pysignal_pending()) ? run_handlers(l, w) : 0;
         if (r) return r > 0 ? TT_ACQUIRED : TT_INTERRUPTED;
     }
     uint32_t stack = w->recorded ? look_at_holder(l) : 0;
+    if (tt_lock_claim(l, w)) return TT_ACQUIRED;   // see run_handlers
     tt_lock_leave(l, w);
     if (stack) tt_lock_settle(l, stack, 1);
     return TT_TIMEOUT;
@@ -129,7 +133,10 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
     enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
-    if (outcome == TT_ACQUIRED) {
+    if (outcome == TT_ACQUIRED && w->ended) {   // another thread may have it by now
+        if (l->site >= tt_recorded_from) tt_the_segment.stats[l->site].acquisitions++;
+    }
+    else if (outcome == TT_ACQUIRED) {
         tt_hold_begin(l);
         if (w->granted && l->held_since) l->held_since = w->granted;   // it has been ours since the release
     }

@@ -75,6 +75,8 @@ void tt_wait_show(const tt_wait *w)
     __atomic_store_n(&t->wait_since, w->start, __ATOMIC_RELEASE);   // last, for readers in other processes
 }
 
+void tt_wait_hide(void) { __atomic_store_n(&tt_thread_current()->wait_since, 0, __ATOMIC_RELAXED); }
+
 void tt_wait_record(const tt_wait *w)
 {
     __atomic_store_n(&tt_thread_current()->wait_since, 0, __ATOMIC_RELAXED);

@@ -47,6 +47,8 @@ static inline void tt_hold_end(tt_lock *l)
 
 // The calling thread begins the wait `w`, or goes on with it: another process can see it from now on.
 void tt_wait_show(const tt_wait *w);
+// It runs something else meanwhile, which may well end what it waits for.
+void tt_wait_hide(void);
 // A wait is over, and seen no longer. One that began before recording did is not counted; of one in whose course recording
 // was stopped, what the ledger has charged for is.
 void tt_wait_record(const tt_wait *wait);
