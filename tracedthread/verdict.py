@@ -96,7 +96,7 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
     names = selected(limit.name, (lock.name for lock in profile.locks))
     locks = [lock for lock in profile.locks if lock.name in names]
     if not locks:
-        return Verdict(limit, (), _unknown("lock", limit.name, (lock.name for lock in profile.locks)))
+        return Verdict(limit, (), _without_room(profile, limit) or _unknown_lock(profile, limit))
     readings = []
     problems: list[str] = []
     notes: list[str] = []
@@ -121,6 +121,18 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
             f"locks found no room in the recording, and one that exceeds the limit may be among them{_LARGER}"
         )
     return _verdict(limit, readings, problems, notes)
+
+
+def _without_room(profile: Profile, limit: Limit) -> str:
+    number = profile.lost.get("sites", 0)  # counted for each lock that is created
+    if not (number or profile.lost.get("strings")):
+        return ""
+    which = f"{number:,} lock{'' if number == 1 else 's'}" if number else "names of locks"
+    return f"no lock is called {limit.name}, but {which} found no room in the recording{_LARGER}"
+
+
+def _unknown_lock(profile: Profile, limit: Limit) -> str:
+    return _unknown("lock", limit.name, (lock.name for lock in profile.locks))
 
 
 def _untimed(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> int:

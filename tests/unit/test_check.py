@@ -230,6 +230,19 @@ def test_locks_that_found_no_room_could_be_the_one_that_is_meant(
     assert main(["check", path, "--max-contended", "PriceCache._lock=50%"]) == 2
 
 
+def test_a_lock_that_found_no_room_is_not_taken_for_a_slip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder, _ = shop()
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-wait-max", "PriceCash._lock=1s"]) == 2
+    assert "did you mean PriceCache._lock" in capsys.readouterr().out
+    builder.lost[cb.SITES] = 3
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-wait-max", "PriceCash._lock=1s"]) == 2
+    out = capsys.readouterr().out
+    assert "no lock is called PriceCash._lock, but 3 locks found no room in the recording" in out
+    assert "did you mean" not in out
+
+
 def test_no_lost_names_what_was_lost_and_minds_no_ring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder, lock = shop()
     builder.event_capacity = 1
