@@ -55,6 +55,7 @@ static int run_handlers(tt_lock *l, tt_waiter *w)
 void tt_py_deadlock_look(tt_deadlock_watch *watch)
 {
     char line[TT_DEADLOCK_LINE];
+    tt_capture_anchor();   // a sign of life: should this process be killed, its recording lasts at least until now
     if (!tt_deadlock_look(watch, line)) return;
     PyThreadState *ts = PyEval_SaveThread();
     tt_deadlock_say(line);

@@ -498,15 +498,26 @@ class Capture:
 
     @_once
     def end_ticks(self) -> int:
-        """When the recording ended: of a running process now, of a killed one the newest time stamp in the capture."""
+        """
+        When the recording ended: of a running process now, of a killed one the newest time stamp in the capture.
+
+        A killed process may have lived on without writing any, so that this is the earliest it can have ended.
+        """
         header = self.header
         end = max(header.first_ticks, header.last_ticks)
         if self.state == "running":
             end = max(end, self.read_ticks)
         elif self.state == "killed":
-            end = max([end, *(max(thread[1:4]) for thread in self.threads())])  # start, run, end
-            end = max([end, *(event.end_ticks for event in self.events())])
+            end = max(end, *self._stamps())
         return end
+
+    def _stamps(self) -> Iterator[int]:
+        yield 0
+        for thread in self.threads():
+            yield max(thread.start_ticks, thread.run_ticks, thread.end_ticks, thread.wait_since)
+        yield from (lock.held_since for lock in self.contended())
+        yield from (start.ticks for start in self.starts())
+        yield from (event.end_ticks for event in self.events())
 
 
 def text(field: bytes) -> str:

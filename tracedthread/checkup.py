@@ -35,7 +35,8 @@ class Finding:
     One thing that was looked at.
 
     Args:
-        topic: In a word: `python`, `patching`, `cost`, `clock`, `coverage`, `recording`, `back end`.
+        topic: In a word: `python`, `patching`, `cost`, `clock`, `coverage`, `recording`, `back end`; `target` is what
+            was asked about and cannot be read.
         state: `ok`, `note` (to know, but as it should be) or `wrong`.
     """
 
@@ -77,7 +78,7 @@ def of_file(path: str) -> Iterator[Finding]:
         capture = Capture.open(path)
         yield from _recording(capture, path)
     except (OSError, CaptureError) as exc:
-        yield Finding("recording", WRONG, f"{path} cannot be read: {_reason(exc)}.")
+        yield Finding("target", WRONG, f"{path} cannot be read: {_reason(exc)}.")
 
 
 def of_process(pid: int) -> Iterator[Finding]:
@@ -85,11 +86,11 @@ def of_process(pid: int) -> Iterator[Finding]:
     try:
         with Target(pid) as target:
             capture = target.copy()
-        yield from _recording(capture, f"process {pid}")
+        yield from _recording(capture, f"Process {pid}")
     except Refused as exc:
-        yield Finding("recording", WRONG, f"{_sentence(str(exc))}.")
+        yield Finding("target", WRONG, f"{_sentence(str(exc))}.")
     except (OSError, CaptureError) as exc:
-        yield Finding("recording", WRONG, f"The recording of process {pid} cannot be read: {_reason(exc)}.")
+        yield Finding("target", WRONG, f"The recording of process {pid} cannot be read: {_reason(exc)}.")
 
 
 def of_back_ends(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -190,7 +191,7 @@ def _recording(capture: Capture, name: str) -> Iterator[Finding]:
     profile = Profile.from_capture(capture)
     process, totals = profile.process, profile.totals
     sentence = (
-        f"{_sentence(name)} holds {process.duration_s:.3g} s of {process.program or '?'}, which "
+        f"{name} holds {process.duration_s:.3g} s of {process.program or '?'}, which "
         f"{ {'running': 'still runs', 'exited': 'has ended', 'killed': 'ended without closing it'}[process.state] }: "
         f"{totals.acquisitions:,} acquisitions of locks from {len(profile.locks)} places, {totals.contended:,} waits."
     )

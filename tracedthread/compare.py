@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tracedthread.profile import Profile
-from tracedthread.rows import BlameRow, LockRow, seconds
+from tracedthread.rows import BlameRow, Deadlock, LockRow, seconds
 
 SCHEMA = "tracedthread.diff/1"
 
@@ -144,6 +144,12 @@ class Comparison:
         """The functions that make others wait more than before."""
         return tuple(change for change in self.blame if change.change_per_s > 0)
 
+    @property
+    def new_deadlocks(self) -> tuple[Deadlock, ...]:
+        """Those the new recording has, and the base has not: none about the same locks."""
+        known = set(map(_locks_of, self.base.deadlocks))
+        return tuple(deadlock for deadlock in self.new.deadlocks if _locks_of(deadlock) not in known)
+
     def caveats(self) -> list[str]:
         """What to know before drawing conclusions, in sentences."""
         result = []
@@ -155,6 +161,11 @@ class Comparison:
         if self.base.process.program != self.new.process.program:
             result.append("The recordings are of programs of different names.")
         for side, profile in (("base", self.base), ("new", self.new)):
+            if profile.process.state == "killed":
+                result.append(
+                    f"The {side} recording was not closed (killed, or os._exit): its length is at least what is shown, "
+                    "so that what is per second may be less."
+                )
             if profile.lost.get("sites"):
                 result.append(
                     f"In the {side} recording some locks found no room and are in (other): they look gone or new."
@@ -173,6 +184,7 @@ class Comparison:
             "schema": SCHEMA,
             **{name: {**profile.process.to_dict(), "recorded_s": lasted} for name, profile, lasted in sides},
             "caveats": self.caveats(),
+            "new_deadlocks": [deadlock.to_dict() for deadlock in self.new_deadlocks],
             "locks": [change.to_dict() for change in self.locks],
             "blame": [change.to_dict() for change in self.blame],
         }
@@ -182,6 +194,14 @@ def recorded_s(profile: Profile) -> float:
     """How long was recorded, without pauses."""
     process = profile.process
     return seconds(max(0, process.duration_ticks - process.paused_ticks), process.tick_s)
+
+
+def _locks_of(deadlock: Deadlock) -> frozenset[str]:
+    """What is the same in another run: names of threads have numbers, and a lock without a name is an address."""
+    return frozenset(
+        (created.rpartition(":")[0] if lock.startswith("lock 0x") else lock) if created else ""
+        for _, lock, created, _ in deadlock.steps
+    )
 
 
 def compare(base: Profile, new: Profile) -> Comparison:

@@ -244,9 +244,10 @@ def _limit(marker: pytest.Mark) -> Limit:
     try:
         return read(*marker.args, **marker.kwargs)
     except (TypeError, ValueError) as exc:
-        reason = str(exc).replace("_limit.<locals>.read()", marker.name)
+        reason = str(exc).replace("_limit.<locals>.read() ", "").rstrip(".")
+        reason += "" if reason.endswith("?") else "."
         usage = f'@pytest.mark.{marker.name}("5 ms", lock="PriceCache._lock", percentile=99)'
-        raise Unjudged(f"{marker.name}: {reason}. Write {usage}.") from None
+        raise Unjudged(f"{marker.name}: {reason} Write {usage}.") from None
 
 
 def _why_not_recorded() -> str:

@@ -23,6 +23,7 @@ class Pending:
         of: `wait` or `hold`.
         lock, created: As in LockRow.
         thread: The name of the one who waits or holds.
+        elapsed_ticks: So far; if it `is_minimum`, at least: the process was killed, and nobody knows when.
         stack: Where it waits; for a hold where its owner was when somebody last looked, empty if nobody did.
     """
 
@@ -32,6 +33,7 @@ class Pending:
     thread: str
     elapsed_ticks: int
     stack: tuple[Frame, ...]
+    is_minimum: bool = False
 
 
 def pending(capture: Capture) -> tuple[Pending, ...]:
@@ -50,9 +52,8 @@ def _waits(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending
         if layout.KINDS[record.wait_kind] in layout.CONTENTION_KINDS:
             elapsed = max(0, capture.end_ticks - record.wait_since)
             stack = capture.stack(record.wait_stack)
-            yield Pending(
-                "wait", *_lock(capture, sites, record.wait_site), thread_name(capture, record), elapsed, stack
-            )
+            lock, name = _lock(capture, sites, record.wait_site), thread_name(capture, record)
+            yield Pending("wait", *lock, name, elapsed, stack, capture.state == "killed")
 
 
 def _holds(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending]:
@@ -63,7 +64,8 @@ def _holds(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending
             known = owner is not None and owner.generation == record.owner_generation
             name = thread_name(capture, owner) if owner is not None and known else ""
             elapsed = max(0, capture.end_ticks - record.held_since)
-            yield Pending("hold", *_lock(capture, sites, record.site), name, elapsed, capture.stack(record.owner_stack))
+            lock, stack = _lock(capture, sites, record.site), capture.stack(record.owner_stack)
+            yield Pending("hold", *lock, name, elapsed, stack, capture.state == "killed")
 
 
 def _lock(capture: Capture, sites: list[layout.SiteRecord], index: int) -> tuple[str, Frame]:
@@ -82,32 +84,43 @@ def deadlocks(capture: Capture, again: Capture | None = None) -> list[str]:
     Raises:
         CaptureError: A capture is damaged.
     """
-    noticed = [
-        sentence
-        for note in (again or capture).notes()
-        if "deadlock" in note and (sentence := _noticed(note["deadlock"]))
-    ]
+    noticed = [_noticed(note["deadlock"]) for note in (again or capture).notes() if "deadlock" in note]
     found = cycles(waits(capture))
     if capture.state == "running":
         found = confirmed(found, cycles(waits(again))) if again is not None else []
     now = [_cycle(cycle) for cycle in found if cycle.is_deadlock]
-    return list(dict.fromkeys([*noticed, *now]))
+    # The threads of one deadlock tell it each from its own point of view, and a note on a long one breaks off.
+    told: dict[frozenset[_Edge], str] = {}
+    for edges, sentence in (*noticed, *now):
+        if not any(edges <= known or (known and known < edges) for known in told):
+            told[edges] = sentence
+    return list(told.values())
 
 
-def _cycle(cycle: Cycle) -> str:
-    return _chain((wait.thread.name, wait.what, wait.blocker.name if wait.blocker else "") for wait in cycle.waits)
+#: Thread by its ident, and the lock it waits for; "" where that is a thread's end or a lock without a name.
+_Edge = tuple[str, str]
 
 
-def _noticed(note: object) -> str:
+def _cycle(cycle: Cycle) -> tuple[frozenset[_Edge], str]:
+    edges = ((str(wait.thread.ident), wait.what if wait.lock is not None else "") for wait in cycle.waits)
+    chain = ((wait.thread.name, wait.what, wait.blocker.name if wait.blocker else "") for wait in cycle.waits)
+    return frozenset(edges), _chain(chain)
+
+
+def _noticed(note: object) -> tuple[frozenset[_Edge], str]:
     """A note of the form that native/deadlock.c writes."""
-    edges = note.get("threads") if isinstance(note, dict) else None
-    if not isinstance(edges, list):
-        return "a deadlock was noticed"
-    return _chain(
-        (str(edge.get("thread")), str(edge.get("for")), str(edge.get("held_by")))
-        for edge in edges
-        if isinstance(edge, dict)
-    )
+    listed = note.get("threads") if isinstance(note, dict) else None
+    if not isinstance(listed, list):
+        return frozenset(), "a deadlock was noticed"
+    edges = [edge for edge in listed if isinstance(edge, dict)]
+    chain = ((str(edge.get("thread")), str(edge.get("for")), str(edge.get("held_by"))) for edge in edges)
+    return frozenset(map(_noticed_edge, edges)), _chain(chain)
+
+
+def _noticed_edge(edge: dict[str, object]) -> _Edge:
+    what = str(edge.get("for", ""))
+    is_named_lock = edge.get("kind") != "join" and not what.startswith("lock 0x")
+    return str(edge.get("ident", edge.get("thread"))), what if is_named_lock else ""
 
 
 def _chain(edges: Iterable[tuple[str, str, str]]) -> str:

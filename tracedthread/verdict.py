@@ -2,7 +2,8 @@
 Whether a profile keeps to limits: for each limit what was measured, and where.
 
 There are three answers. What cannot be judged is never a pass: a name that selects nothing, a lock that nobody took, a
-wait in progress that nobody timed, data that found no room in the capture and could change the answer.
+wait in progress that nobody timed, one that a killed process took with it, data that found no room in the capture and
+could change the answer.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Reading:
         lock: None for a function. Its counters include `pending`.
         blame: Of the lock, or of the function, worst first.
         pending: Waits for the lock, and holds of it, that had not ended.
+        is_minimum: The value is at least so large: it is that of a killed process, in which something went on.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Reading:
     lock: LockRow | None
     blame: tuple[BlameRow, ...]
     pending: tuple[Pending, ...] = ()
+    is_minimum: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
     names = selected(limit.name, (lock.name for lock in profile.locks))
     locks = [lock for lock in profile.locks if lock.name in names]
     if not locks:
-        return Verdict(limit, (), _unknown("lock", limit.name, (lock.name for lock in profile.locks)))
+        return Verdict(limit, (), _without_room(profile, limit) or _unknown_lock(profile, limit))
     readings = []
     problems: list[str] = []
     notes: list[str] = []
@@ -104,6 +107,11 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
             what = f"{untimed} of the {limit.measure.of}s of {lock.name} had not ended, and since when is not known"
             # Locks that are held for good, as a signal, are in every program: a pattern is hardly about them.
             (notes if limit.measure.of == "hold" and is_pattern(limit.name) else problems).append(what)
+        if readings[-1].is_minimum and not readings[-1].exceeded:
+            problems.append(
+                f"a {limit.measure.of} of {lock.name} was in progress when the process was killed, and how long it "
+                "lasted is not known"
+            )
     if not any(map(_was_used, locks)):
         problems.append(f"{_listed(sorted(names))} was created, but nobody has taken it")
     if (profile.lost.get("sites") or profile.lost.get("strings")) and any(
@@ -113,6 +121,18 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
             f"locks found no room in the recording, and one that exceeds the limit may be among them{_LARGER}"
         )
     return _verdict(limit, readings, problems, notes)
+
+
+def _without_room(profile: Profile, limit: Limit) -> str:
+    number = profile.lost.get("sites", 0)  # counted for each lock that is created
+    if not (number or profile.lost.get("strings")):
+        return ""
+    which = f"{number:,} lock{'' if number == 1 else 's'}" if number else "names of locks"
+    return f"no lock is called {limit.name}, but {which} found no room in the recording{_LARGER}"
+
+
+def _unknown_lock(profile: Profile, limit: Limit) -> str:
+    return _unknown("lock", limit.name, (lock.name for lock in profile.locks))
 
 
 def _untimed(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> int:
@@ -139,7 +159,8 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
     else:
         quantile_s = lock.wait_quantile_s if measure.of == "wait" else lock.hold_quantile_s
         value = quantile_s(measure.percentile / 100)
-    return Reading(lock.name, lock.created, value, value > limit.most, lock, lock.blame, pending)
+    minimum = any(one.is_minimum and one.of == measure.of for one in pending)
+    return Reading(lock.name, lock.created, value, value > limit.most, lock, lock.blame, pending, minimum)
 
 
 def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
@@ -195,6 +216,10 @@ def _judge_blame(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
         problems.append(
             f"whose holds caused another {unknown_s:.3g} s of waiting is not known, and with it the limit may be "
             "exceeded"
+        )
+    elif most_s <= limit.most and any(wait.is_minimum for wait in waits):
+        problems.append(
+            "a wait was in progress when the process was killed; how long it lasted, and because of whom, is not known"
         )
     elif most_s <= limit.most and (untimed := sum(lock.stats.waiters for lock in profile.locks) - len(waits)) > 0:
         problems.append(f"{untimed} waits had not ended, and since when is not known")

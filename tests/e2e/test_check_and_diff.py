@@ -136,6 +136,24 @@ def test_blame_is_that_of_the_function_that_held_the_lock(folder: Path) -> None:
     assert kept.startswith("ok        --max-blame checkout=100ms")
 
 
+def test_a_program_that_was_killed_in_a_deadlock_fails(folder: Path) -> None:
+    (folder / "killed.py").write_text(HANG.replace("sleep(1)", "sleep(100)"))
+    command = [sys.executable, "-m", "tracedthread", "run", "-q", "-o", "killed.ttc", "killed.py"]
+    env = {**os.environ, "PYTHONPATH": ROOT, "TRACEDTHREAD_DEADLOCK_AFTER_S": "0.5"}
+    with subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.kill()
+    assert "tracedthread: deadlock: " in said
+    # What is said has been seen twice, 100 ms apart: both waits have lasted for as long at least.
+    limits = ["--max-wait-max", "killed.first=90ms", "--max-hold-max", "killed.first=90ms", "--no-deadlock"]
+    result = tracedthread_(folder, "check", "killed.ttc", *limits)
+    assert (result.returncode, result.stdout.count("EXCEEDED")) == (1, 3), result.stdout
+    assert "--no-deadlock   measured: 1\n" in result.stdout
+    result = tracedthread_(folder, "check", "killed.ttc", "--max-wait-max", "killed.first=1min")
+    assert result.returncode == 2, result.stdout
+
+
 def test_a_program_that_ended_in_a_deadlock_fails(folder: Path) -> None:
     (folder / "hang.py").write_text(HANG)
     tracedthread_(folder, "run", "-q", "-o", "hang.ttc", "hang.py")

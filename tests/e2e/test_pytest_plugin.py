@@ -192,6 +192,7 @@ WRONG = [
     '"5 ms", lock="a", percentile=101',
     '"5 ms", lock="a", percentile="99"',
     '"5 ms", lock="a", quantile=99',
+    '"5 ms", lock="a", percentil=99',
 ]
 
 
@@ -209,8 +210,9 @@ def test_{index}():
     for index in range(len(WRONG)):
         result.stdout.fnmatch_lines([
             f"*ERROR at setup of test_{index} *",
-            "limit_lock_wait: * Write @pytest.mark.limit_lock_wait(*",
+            "limit_lock_wait: *[!.?][.?] Write @pytest.mark.limit_lock_wait(*",
         ])  # fmt: skip
+    result.stdout.no_fnmatch_line("limit_lock_wait: *limit_lock_wait*Write*")
     result.stdout.no_fnmatch_line("*it ran*")
 
 

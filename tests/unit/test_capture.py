@@ -373,6 +373,16 @@ def test_killed_capture_lasts_until_its_newest_time_stamp() -> None:
     assert report["threads"][0]["lifetime_s"] == 2
 
 
+def test_killed_capture_lasts_until_the_newest_wait_or_hold_in_progress_began() -> None:
+    builder = cb.CaptureBuilder(duration_ns=0, state=1, pid=2**22 + 1, grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.thread("worker", "f", start_ns=cb.SECOND)
+    builder.contended(0xA, site, 1, held_since_ns=2 * cb.SECOND)
+    assert read(builder.build())["process"]["duration_s"] == 2
+    builder.waits_for(1, 0xA, site, since_ns=3 * cb.SECOND)
+    assert read(builder.build())["process"]["duration_s"] == 3
+
+
 def test_event_ring_gives_the_newest_and_counts_the_overwritten() -> None:
     builder = cb.CaptureBuilder()
     site = builder.site("_lock", ("f", "a.py", 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import capture_builder as cb
@@ -229,6 +230,19 @@ def test_locks_that_found_no_room_could_be_the_one_that_is_meant(
     assert main(["check", path, "--max-contended", "PriceCache._lock=50%"]) == 2
 
 
+def test_a_lock_that_found_no_room_is_not_taken_for_a_slip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder, _ = shop()
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-wait-max", "PriceCash._lock=1s"]) == 2
+    assert "did you mean PriceCache._lock" in capsys.readouterr().out
+    builder.lost[cb.SITES] = 3
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-wait-max", "PriceCash._lock=1s"]) == 2
+    out = capsys.readouterr().out
+    assert "no lock is called PriceCash._lock, but 3 locks found no room in the recording" in out
+    assert "did you mean" not in out
+
+
 def test_no_lost_names_what_was_lost_and_minds_no_ring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     builder, lock = shop()
     builder.event_capacity = 1
@@ -292,6 +306,52 @@ def test_a_wait_in_progress_counts_for_as_long_as_it_has_lasted(
     assert main(["check", path, "--max-blame", "slow_report=2s"]) == 2, "whose hold it is, is not known"
 
 
+def killed() -> tuple[cb.CaptureBuilder, cb.Site]:
+    """One thread has held the lock for 3 s or longer, another has waited for 2 s or longer: 9 s is the newest stamp."""
+    builder, lock = shop()
+    builder.state, builder.pid, builder.duration_ns = 1, 2**22 + 1, 9 * cb.SECOND
+    lock.counters["waiters"] = 1
+    lock.counters["acquisitions"] += 1
+    builder.thread("holder", "work")
+    builder.thread("stuck", "work")
+    builder.contended(0xABC0, lock, 1, held_since_ns=6 * cb.SECOND, owner_at=REPORT)
+    builder.waits_for(2, 0xABC0, lock, since_ns=7 * cb.SECOND, places=LOOKUP)
+    return builder, lock
+
+
+@pytest.mark.parametrize(
+    ("option", "most", "status"),
+    [
+        ("--max-wait-max", "PriceCache._lock=1.9s", 1),
+        ("--max-wait-max", "PriceCache._lock=1min", 2),
+        ("--max-wait-max", "*=1min", 2),
+        ("--max-wait-total", "PriceCache._lock=2.2s", 1),
+        ("--max-wait-total", "PriceCache._lock=1min", 2),
+        ("--max-hold-max", "PriceCache._lock=2.9s", 1),
+        ("--max-hold-max", "PriceCache._lock=1min", 2),
+        ("--max-hold-max", "*=1min", 2),
+        ("--max-blame", "slow_report=200ms", 1),
+        ("--max-blame", "slow_report=1min", 2),
+        ("--max-wait-max", "Session._lock=1ms", 0),
+        ("--max-contended", "PriceCache._lock=50%", 0),
+    ],
+)
+def test_what_a_killed_process_was_at_lasted_for_nobody_knows_how_long(
+    tmp_path: Path, option: str, most: str, status: int
+) -> None:
+    assert main(["check", str(save(tmp_path, killed()[0])), option, most]) == status
+
+
+def test_a_lower_bound_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(save(tmp_path, killed()[0]))
+    main(["check", path, "--max-wait-max", "PriceCache._lock=1s", "--max-hold-max", "PriceCache._lock=1min"])
+    out = capsys.readouterr().out
+    assert "longest wait was at least 2.00 s, the limit is 1.00 s" in out
+    assert "stuck had waited for at least 2.0 s when it was killed, in" in out
+    assert "measured: at least 3.00 s" in out
+    assert "a hold of PriceCache._lock was in progress when the process was killed" in out
+
+
 def test_a_hold_in_progress_without_a_time_is_no_pass_but_for_patterns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,6 +402,27 @@ def test_a_deadlock_at_the_end_is_found_without_a_note(tmp_path: Path, capsys: p
     out = capsys.readouterr().out
     assert "t-AB waits for Session._lock of t-BA" in out
     assert "t-BA waits for PriceCache._lock of t-AB" in out
+
+
+def test_one_deadlock_that_several_threads_tell_of_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder, first = shop()
+    second = builder.site("Session._lock", ("f", "a.py", 1))
+    for name, lock, address, other in (("t-AB", second, 0xB, 2), ("t-BA", first, 0xA, 1)):
+        builder.thread(name, name)
+        builder.waits_for(3 - other, address, lock, places=LOOKUP)
+        builder.contended(address, lock, other)
+    edges = [
+        {"thread": name, "ident": ident, "kind": "lock", "for": lock, "held_by": holder}
+        for name, (ident, *_), lock, holder in (
+            ("t-BA", builder.threads[2], "PriceCache._lock", "t-AB"),
+            ("t-AB", builder.threads[1], "Session._lock", "t-BA"),
+        )
+    ]
+    for threads in (edges, edges[::-1], edges[:1]):
+        builder.note(json.dumps({"deadlock": {"length": 2, "threads": threads}}))
+    builder.note(NOTE)
+    assert main(["check", str(save(tmp_path, builder)), "--no-deadlock"]) == 1
+    assert "--no-deadlock   measured: 2\n" in capsys.readouterr().out, "and another one"
 
 
 def test_names_in_a_recording_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,6 +173,40 @@ def test_what_limits_a_conclusion_is_said() -> None:
     assert "without duration" in compared(recording(), empty).caveats()[0]
 
 
+def test_the_length_of_a_killed_recording_is_called_a_minimum() -> None:
+    base, new = recording(), recording()
+    assert compared(base, new).caveats() == []
+    new.state, new.pid = 1, 2**22 + 1
+    (caveat,) = compared(base, new).caveats()
+    assert caveat.startswith("The new recording was not closed")
+    assert "at least" in caveat
+
+
+def note(*locks: str, threads: str) -> str:
+    """On a deadlock; each thread has the lock before the one it waits for."""
+    edges = [
+        {"thread": f"{threads}-{at}", "for": lock, "created": f"app.py:{at}", "held_by": f"{threads}-{at + 1}"}
+        for at, lock in enumerate(locks)
+    ]
+    return json.dumps({"deadlock": {"length": len(edges), "threads": edges}})
+
+
+def test_a_deadlock_that_is_new_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, new = recording(), recording()
+    base.note(note("A", "B", threads="old"))
+    new.note(note("B", "A", threads="young"))
+    assert compared(base, new).new_deadlocks == (), "these are the same locks"
+    new.note(note("A", "C", threads="young"))
+    files = [save(tmp_path / "base.ttc", base), save(tmp_path / "new.ttc", new)]
+    assert main(["diff", *files]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("New deadlock: `young-0` waits for `A` (app.py:0), held by `young-1`;")
+    assert out.count("deadlock") == 1
+    assert main(["diff", "--json", *files]) == 0
+    (deadlock,) = json.loads(capsys.readouterr().out)["new_deadlocks"]
+    assert [step["lock"] for step in deadlock["threads"]] == ["A", "C"]
+
+
 def test_a_recording_without_blame_is_named() -> None:
     base = recording()
     base.blames = {(0, 0): [0] * 4}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -133,6 +134,26 @@ def test_a_recording_of_nothing_or_no_recording_is_wrong(tmp_path: Path) -> None
     assert sentences(checkup.of_file("none"), WRONG) == ["none cannot be read: No such file or directory."]
 
 
+def test_a_name_of_a_file_begins_a_sentence_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("app.ttc").write_bytes(cb.example().build())
+    assert next(iter(checkup.of_file("app.ttc"))).sentence.startswith("app.ttc holds 12.3 s")
+
+
+@pytest.mark.parametrize("target", ["none.ttc", str(2**22 + 1)])
+def test_what_cannot_be_read_is_said_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    def measure() -> list[Finding]:
+        raise AssertionError("nobody waits for this")
+
+    monkeypatch.setattr(doctor, "of_host", measure)
+    assert doctor.main(argparse.Namespace(target=target, json=False)) == 1
+    out = capsys.readouterr().out
+    assert target in out
+    assert [line[:4] for line in out.splitlines()] == ["!!  ", "1 th"]
+
+
 def test_a_process_that_records_is_looked_into(tmp_path: Path) -> None:
     code = "import tracedthread, threading; tracedthread.patch(); x = threading.Lock(); x.acquire(); print(1, flush=True); input()"
     command = [sys.executable, "-c", code]
@@ -177,8 +198,6 @@ def test_text_has_a_line_for_each_finding_and_the_sum(
 ) -> None:
     monkeypatch.setattr(doctor, "of_host", lambda: [Finding("python", OK, "Fine.")])
     monkeypatch.setattr(doctor, "of_back_ends", lambda _: [Finding("back end", NOTE, "None.\x1b")])
-    import argparse
-
     args = argparse.Namespace(target=None, json=False)
     assert doctor.main(args) == 0
     assert capsys.readouterr().out == "ok    Fine.\nnote  None.\ufffd\nAll is well.\n"

@@ -93,6 +93,8 @@ def _name(change: LockChange) -> str:
 
 
 def _print(console: Console, comparison: Comparison) -> None:
+    for deadlock in comparison.new_deadlocks:
+        console.print(Text(f"New deadlock: {clean(str(deadlock))}.", style="bold red"))
     for side, profile in (("base", comparison.base), ("new", comparison.new)):
         process = profile.process
         line = Text(f"{side:<5}") + Text(clean(process.program) or "?", style="bold")

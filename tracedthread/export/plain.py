@@ -39,7 +39,8 @@ def explain(verdict: Verdict, *, below: tuple[str, ...] = ()) -> list[str]:
         place = f" ({reading.place.file}:{reading.place.line})" if reading.place.line else ""
         lines.append(
             clean(
-                f"{reading.name or '(unnamed)'}{place}: {limit.measure} was {amount(limit, reading.value)}, "
+                f"{reading.name or '(unnamed)'}{place}: {limit.measure} was {'at least ' if reading.is_minimum else ''}"
+                f"{amount(limit, reading.value)}, "
                 f"the limit is {amount(limit, limit.most)}"
             )
         )
@@ -59,7 +60,7 @@ def measured(verdict: Verdict) -> str:
         return "nobody" if not verdict.problem else "unknown"
     worst = verdict.readings[0]
     among = f", the worst of {len(verdict.readings)}" if len(verdict.readings) > 1 else ""
-    return f"{amount(verdict.limit, worst.value)}{among}"
+    return f"{'at least ' if worst.is_minimum else ''}{amount(verdict.limit, worst.value)}{among}"
 
 
 def _evidence(reading: Reading, below: tuple[str, ...]) -> Iterator[str]:
@@ -69,7 +70,8 @@ def _evidence(reading: Reading, below: tuple[str, ...]) -> Iterator[str]:
         for one in reading.pending[:MAX_STACKS]:
             did = "had waited for" if one.of == "wait" else "had held it for"
             elapsed = duration(one.elapsed_ticks * reading.lock.tick_s)
-            yield clean(f"{one.thread or 'a thread'} {did} {elapsed} when this was read{', in' if one.stack else ''}")
+            when = f"at least {elapsed} when it was killed" if one.is_minimum else f"{elapsed} when this was read"
+            yield clean(f"{one.thread or 'a thread'} {did} {when}{', in' if one.stack else ''}")
             if one.stack:
                 yield from _stack(one.stack, below)
         for row in reading.lock.waits[:MAX_STACKS]:
