@@ -106,6 +106,49 @@ def test_narrow_terminal_has_fewer_columns_but_whole_names_and_numbers(
     assert (" 5.5 s" in table, "958 ns" in table) == (columns >= 80, columns >= 98)
 
 
+def output_of(form: str, of: Profile) -> str:
+    stream = io.StringIO()
+    render(of, form, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["text", "threads"])
+def test_waiting_for_a_permit_is_not_idle(form: str) -> None:
+    builder = cb.CaptureBuilder()
+    builder.thread("worker", "run", wait_ns=cb.MS, idle_ns=2 * cb.MS, resource_ns=30 * cb.MS)
+    lines = output_of(form, profile(builder)).splitlines()
+    heads = next(line for line in lines if line.startswith("thread "))
+    row = next(line for line in lines if line.startswith("worker"))
+    for head, value in [("idle", "2.0 ms"), ("permit", "30 ms")]:
+        assert row[: heads.index(head) + len(head)].endswith(f" {value}")
+
+
+@pytest.mark.parametrize("form", ["text", "threads"])
+def test_thread_of_a_killed_process_lived_at_least_so_long_unless_its_end_is_known(form: str) -> None:
+    builder = cb.CaptureBuilder(state=1, pid=2**22 + 1)
+    builder.thread("open", "run")
+    builder.thread("over", "run", end_ns=2 * cb.SECOND)
+    output = output_of(form, profile(builder))
+    assert ("\u2265 10 s" in output, "\u2265 2.0 s" in output, " 2.0 s" in output) == (True, False, True)
+
+
+def test_share_of_the_gil_is_the_owners_and_the_waiters() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.wait(site, "lock", [("h", "a.py", 3)], 100 * cb.MS, gil_ns=20 * cb.MS)
+    builder.blame(site, [("g", "a.py", 2)], 20 * cb.MS, gil_ns=60 * cb.MS)
+    row = next(line for line in text(profile(builder)).splitlines() if line.startswith("_lock "))
+    assert row.endswith(" 80 %")
+
+
+def test_names_of_threads_are_whole_where_no_terminal_is_narrow() -> None:
+    builder = cb.CaptureBuilder()
+    name = "a_thread_with_a_name_" * 3
+    builder.thread(name, "a_function_with_a_name_" * 9)
+    line = next(line for line in output_of("threads", profile(builder)).splitlines() if line.startswith(name))
+    assert line.startswith(name + " ")
+
+
 def test_first_sentence_names_the_worst_wait() -> None:
     assert findings(profile(cb.example()))[0] == (
         "`PriceCache.fast_lookup` (cache.py:63) waited 3.7 s in 45 waits for `PriceCache._lock`; 2 % of that was the GIL."
