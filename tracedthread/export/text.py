@@ -42,6 +42,10 @@ _COLUMNS = {
     "hold max": ("hold\nmax", 8),
     "gil": ("GIL", 6),
 }
+_LEGENDS = (
+    "busy: had to wait. p50, p99: half, 99 % are at most this. open: waits that are not over.",
+    "GIL: of the wait, nothing but the GIL was missing, to the owner or to the waiter.",
+)
 # What goes first where there is no room for all.
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
@@ -109,7 +113,9 @@ class _Report:
         return text
 
     def _locks(self) -> None:
-        locks = [lock for lock in self.profile.locks if lock.stats.contended or is_held_long(lock)]
+        locks = [
+            lock for lock in self.profile.locks if lock.stats.contended or lock.stats.waiters or is_held_long(lock)
+        ]
         locks = locks or list(self.profile.locks)
         if not locks:
             return
@@ -120,11 +126,8 @@ class _Report:
             cells = _lock_cells(lock)
             table.add_row(_lock_name(lock), *(cells[column] for column in columns))
         self.console.print(table)
-        legend = (
-            "busy: had to wait. p50, p99: half, 99 % are at most this. GIL: of the wait, only the GIL was missing, to the "
-            "owner or to the waiter."
-        )
-        self.console.print(Text(legend, style="dim"))
+        for legend in _LEGENDS:
+            self.console.print(Text(legend, style="dim"))
         rest = [lock for lock in self.profile.locks if lock not in locks[:MAX_LOCKS]]
         if rest:
             contended = sum(lock.stats.contended for lock in rest)
@@ -279,6 +282,8 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
     cells["gil"] = Text(percent(lock.own_gil_s + lock.gil_s, lock.wait_s))
     if not stats.contended:
         cells.update(dict.fromkeys([*waits, "gil"], Text("-", style="dim")))
+        if stats.waiters:
+            cells["wait"] = Text(f"{short(stats.waiters)} open", style="yellow")
     return cells
 
 
