@@ -425,7 +425,7 @@ def test_broken_pipe_is_quiet(form: str) -> None:
     code = (
         "import argparse, sys\n"
         "from tracedthread.commands import report\n"
-        f"options = dict(format={form!r}, output=None, waits={FORMATS[form].has_sides})\n"
+        f"options = dict(format={form!r}, output=None, threads=False, waits={FORMATS[form].has_sides})\n"
         f"sys.exit(report.main(argparse.Namespace(file={str(CAPTURE)!r}, **options)))"
     )
     reading, writing = os.pipe()
@@ -448,7 +448,7 @@ def test_json_report_needs_neither_rich_nor_the_native_code() -> None:
     code = (
         "import argparse, sys\n"
         "from tracedthread.commands import report\n"
-        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None, waits=False))\n"
+        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None, waits=False, threads=False))\n"
         "print(sorted({'rich', 'tracedthread._native', 'tracedthread._types'} & set(sys.modules)), file=sys.stderr)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
