@@ -218,7 +218,7 @@ class _Report:
             cells = thread_cells.cells(thread, killed=self.profile.process.state == "killed")
             table.add_row(name, clean(thread.function), *(cells[column] for column in columns))
         self.console.print(table)
-        self.console.print(Text(thread_cells.LEGEND, style="dim"))
+        self.console.print(Text(thread_cells.legend(columns), style="dim"))
         if len(threads) > MAX_THREADS:
             rest = sum(thread.wait_s for thread in threads[MAX_THREADS:])
             more = count(len(threads) - MAX_THREADS, "more thread")

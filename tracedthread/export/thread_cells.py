@@ -16,7 +16,11 @@ LESS = ("cpu", "permit", "own GIL")
 # Of one column.
 WIDTH = 8
 
-LEGEND = "own GIL: of the wait, lock obtained but GIL not. idle: for work. permit: for a permit or for room."
+_MEANINGS = {
+    "own GIL": "of the wait, lock obtained but GIL not.",
+    "idle": "for work.",
+    "permit": "for a permit or for room.",
+}
 
 
 def fitting(room: int) -> list[str]:
@@ -27,6 +31,11 @@ def fitting(room: int) -> list[str]:
             break
         columns.remove(column)
     return columns
+
+
+def legend(columns: list[str]) -> str:
+    """What the columns mean, one line."""
+    return " ".join(f"{column}: {_MEANINGS[column]}" for column in columns if column in _MEANINGS)
 
 
 def cells(row: ThreadRow, *, killed: bool) -> dict[str, Text]:

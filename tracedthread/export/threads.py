@@ -39,7 +39,8 @@ def _threads(console: Console, profile: Profile) -> None:
         cells = thread_cells.cells(row, killed=profile.process.state == "killed")
         table.add_row(_name(row), _where(row), after, *(cells[column] for column in columns))
     console.print(table)
-    for legend in ("after: from the call that started it to its first instruction.", thread_cells.LEGEND):
+    after = "after: from the call that started it to its first instruction."
+    for legend in (after, thread_cells.legend(columns)):
         console.print(Text(legend, style="dim"))
 
 
