@@ -17,7 +17,24 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["program"]
+__all__ = ["has_begun", "program"]
+
+
+class _State:
+    """Of the one program that a process runs: its namespace, and whether a script's code was reached."""
+
+    def __init__(self) -> None:
+        self.namespace: dict[str, Any] = {}
+        self.has_begun = False
+
+
+_state = _State()
+
+
+def has_begun() -> bool:
+    """Whether there was a program to run: not if its file, its module or its `__main__.py` was not found."""
+    # The interpreter's runpy says in `__main__` which module it runs, just before it does.
+    return _state.has_begun or _state.namespace.get("__spec__") is not None
 
 
 def program(script: str | None, module: str | None, arguments: list[str]) -> Callable[[], int]:
@@ -33,6 +50,7 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
     """
     main = type(sys)("__main__")
     namespace = main.__dict__
+    _state.namespace = namespace
     namespace["__builtins__"] = sys.modules["builtins"]
     if sys.version_info < (3, 14):
         namespace["__annotations__"] = {}
@@ -92,6 +110,7 @@ def _script_runner(namespace: dict[str, Any], path: str) -> Callable[[], int | N
         except OSError as exc:
             sys.stderr.write(f"{sys.executable}: can't open file {path!r}: [Errno {exc.errno}] {exc.strerror}\n")
             return 2
+        _state.has_begun = True
         if is_compiled:
             code = namespace["__loader__"].get_code("__main__")
         else:
@@ -112,6 +131,7 @@ def _stdin_runner(namespace: dict[str, Any]) -> Callable[[], int | None]:
         namespace["__cached__"] = None
 
     def execute() -> int | None:
+        _state.has_begun = True
         code = compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True)
         exec(code, namespace)
         return 0

@@ -23,11 +23,12 @@ from tracedthread.rows import (
     Stats,
     ThreadRow,
     Uncovered,
+    Waiting,
     WaitRow,
     fingerprint,
     seconds,
 )
-from tracedthread.threads import read_starts, read_threads, starts_since, threads_since
+from tracedthread.threads import read_starts, read_threads, read_waiting, starts_since, threads_since
 
 SCHEMA = "tracedthread.report/1"
 
@@ -91,6 +92,7 @@ class Profile:
         lost: Records that found no room, by section of the capture.
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
         starts: The audit trail, oldest first; empty unless it was asked for.
+        waiting: Waits for locks and for threads' ends that are not over, the longest first. Not in the JSON report.
     """
 
     process: Process
@@ -103,6 +105,7 @@ class Profile:
     events: tuple[EventRow, ...] = ()
     starts: tuple[StartRow, ...] = ()
     deadlocks: tuple[Deadlock, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
 
     @classmethod
     def from_capture(cls, capture: Capture) -> Profile:
@@ -135,6 +138,7 @@ class Profile:
             deadlocks=tuple(_read_deadlocks(capture)),
             lost=capture.lost,
             events=read_events(capture),
+            waiting=read_waiting(capture),
         )
 
     @property
@@ -224,6 +228,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         deadlocks=after.deadlocks[len(before.deadlocks) :],
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
         events=events_since(after.events, before.events, elapsed),
+        waiting=after.waiting,
     )
 
 
@@ -466,7 +471,10 @@ def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s:
 
 
 def _sorted_locks(rows: Iterable[LockRow]) -> tuple[LockRow, ...]:
-    return tuple(sorted(rows, key=lambda row: (-row.stats.wait_ticks, -row.stats.hold_ticks, row.name)))
+    def worst_first(row: LockRow) -> tuple[int, int, int, str]:
+        return -row.stats.wait_ticks, -row.stats.waiters, -row.stats.hold_ticks, row.name
+
+    return tuple(sorted(rows, key=worst_first))
 
 
 def _sorted_waits(rows: Iterable[WaitRow]) -> tuple[WaitRow, ...]:

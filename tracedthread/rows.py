@@ -611,6 +611,40 @@ class Deadlock:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """
+    A wait for a lock, or for a thread's end, that was not over when the recording was read.
+
+    Args:
+        thread: Its name.
+        ident: Of the thread.
+        kind: As in `layout.KINDS`.
+        lock, created: As in LockRow; of a join empty.
+        elapsed_ticks: Up to then. None if that is not known, as of a process that was killed.
+        stack: Where it stands, innermost first.
+    """
+
+    thread: str
+    ident: int
+    kind: str
+    lock: str
+    created: Frame
+    elapsed_ticks: int | None
+    stack: tuple[Frame, ...]
+    tick_s: float
+
+    @property
+    def key(self) -> Hashable:
+        """A thread has one wait at a time."""
+        return self.ident, self.thread
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """How long so far, if that is known."""
+        return None if self.elapsed_ticks is None else seconds(self.elapsed_ticks, self.tick_s)
+
+
+@dataclass(frozen=True)
 class Uncovered:
     """Locks that are not recorded."""
 

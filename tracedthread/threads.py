@@ -1,5 +1,5 @@
 """
-The threads of a profile, and who started them.
+The threads of a profile, who started them, and which of them wait.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tracedthread import layout
-from tracedthread.capture import Capture, text
-from tracedthread.rows import OTHER, StartRow, ThreadRow
+from tracedthread.capture import Capture, Frame, text
+from tracedthread.rows import NOWHERE, OTHER, StartRow, ThreadRow, Waiting
 
 
 def read_threads(capture: Capture) -> Iterable[ThreadRow]:
@@ -46,6 +46,45 @@ def read_threads(capture: Capture) -> Iterable[ThreadRow]:
             parent=thread_name(capture, parent) if parent is not None and is_parent else "",
             stack=capture.stack(record.stack),
         )
+
+
+def read_waiting(capture: Capture) -> tuple[Waiting, ...]:
+    """
+    Waits for locks and for threads' ends that are not over, the longest first.
+
+    Raises:
+        CaptureError: The capture is damaged.
+    """
+    sites = capture.sites()
+    found = []
+    for _, record in sorted(capture.waiting(), key=lambda pair: (pair[1].wait_since, pair[0])):
+        kind = layout.KINDS[record.wait_kind]
+        if kind not in layout.CONTENTION_KINDS and kind != "join":
+            continue
+        lock, created = "", NOWHERE
+        if kind == "join" or record.wait_site >= len(sites):
+            pass
+        elif record.wait_site == layout.SITE_OTHER:
+            lock = OTHER
+        else:
+            site = sites[record.wait_site]
+            lock = capture.string(site.name)
+            created = Frame(capture.string(site.function), capture.string(site.file), site.line)
+        # The last sign of life of a killed process is older than its end.
+        is_known = capture.state != "killed"
+        found.append(
+            Waiting(
+                thread=thread_name(capture, record) or f"thread {record.native_id}",
+                ident=record.ident,
+                kind=kind,
+                lock=lock,
+                created=created,
+                elapsed_ticks=max(0, capture.end_ticks - record.wait_since) if is_known else None,
+                stack=capture.stack(record.wait_stack),
+                tick_s=capture.tick_s,
+            )
+        )
+    return tuple(found)
 
 
 def thread_name(capture: Capture, record: layout.ThreadRecord) -> str:

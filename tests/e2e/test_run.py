@@ -314,6 +314,46 @@ def test_terminal_gets_the_report(tmp_path: Path) -> None:
     assert b"Cache.lock" in text
 
 
+@pytest.mark.parametrize(
+    ("asked", "named"), [("env.ttc", "env.ttc"), ("env.%p.ttc", "{folder}/env.{pid}.ttc"), ("", None)]
+)
+def test_last_line_names_the_file_that_the_environment_asks_for(tmp_path: Path, asked: str, named: str | None) -> None:
+    write(tmp_path / "program.py", "import os; print(os.getpid())")
+    result = start([*RUN, "program.py"], tmp_path, TRACEDTHREAD_OUTPUT=asked)
+    if named is None:
+        assert "add --report" in result.stderr
+        return
+    path = named.format(folder=tmp_path, pid=result.stdout.strip())
+    assert result.stderr == f"tracedthread: recorded to {path}; next: tracedthread report {path}\n"
+    assert (tmp_path / path).is_file()
+
+
+def test_last_line_names_the_file_of_the_option_rather_than_that_of_the_environment(tmp_path: Path) -> None:
+    write(tmp_path / "program.py", "pass")
+    result = start([*RUN, "-o", "app.%p.ttc", "program.py"], tmp_path, TRACEDTHREAD_OUTPUT="env.ttc")
+    (path,) = tmp_path.glob("*.ttc")
+    assert result.stderr == f"tracedthread: recorded to {path}; next: tracedthread report {path}\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--report"], ["-o", "app.ttc"]])
+@pytest.mark.parametrize("arguments", [["missing.py"], ["-m", "missing"], ["-m", "empty"], ["empty"]])
+def test_no_recording_is_told_of_when_there_was_no_program(
+    tmp_path: Path, options: list[str], arguments: list[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    stock = start([sys.executable, *arguments], tmp_path)
+    assert start([*RUN, *options, *arguments], tmp_path).stderr == stock.stderr
+
+
+@pytest.mark.parametrize("arguments", [["there.py"], ["-m", "there"], ["folder"], ["-"]])
+def test_recording_of_a_program_that_failed_is_told_of(tmp_path: Path, arguments: list[str]) -> None:
+    write(tmp_path / "there.py", "1/0")
+    write(tmp_path / "folder" / "__main__.py", "1/0")
+    result = start([*RUN, *arguments], tmp_path, stdin="1/0")
+    assert "ZeroDivisionError" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("tracedthread: recorded; ")
+
+
 def test_nothing_is_said_when_quiet_and_the_file_is_there(tmp_path: Path) -> None:
     write(tmp_path / "program.py", WAITER)
     result = start([*RUN, "-q", "-o", "app.ttc", "program.py"], tmp_path)

@@ -332,7 +332,7 @@ def test_a_deadlock_that_the_threads_have_noted_heads_the_report() -> None:
     profile = Profile.from_capture(read(builder))
     assert findings(profile)[0] == (
         "Deadlock: `t-AB` waits for `B` (app.py:12), held by `t-BA`; `t-BA` waits for `t??` to end; "
-        "and so on, 3 threads in all."
+        "and so on, 3 threads in all. Where they stand: `t-AB` in `first` (app.py:20) for 3.0 s."
     )
     assert profile.to_dict()["deadlocks"][0]["threads"][0]["held_by"] == "t-BA"
     assert len(profile.deadlocks) == 1 and subtract(profile, profile).deadlocks == ()

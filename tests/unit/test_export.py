@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import capture_builder as cb
@@ -106,17 +107,61 @@ def test_narrow_terminal_has_fewer_columns_but_whole_names_and_numbers(
     assert (" 5.5 s" in table, "958 ns" in table) == (columns >= 80, columns >= 98)
 
 
+def output_of(form: str, of: Profile) -> str:
+    stream = io.StringIO()
+    render(of, form, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("form", ["text", "threads"])
+def test_waiting_for_a_permit_is_not_idle(form: str) -> None:
+    builder = cb.CaptureBuilder()
+    builder.thread("worker", "run", wait_ns=cb.MS, idle_ns=2 * cb.MS, resource_ns=30 * cb.MS)
+    lines = output_of(form, profile(builder)).splitlines()
+    heads = next(line for line in lines if line.startswith("thread "))
+    row = next(line for line in lines if line.startswith("worker"))
+    for head, value in [("idle", "2.0 ms"), ("permit", "30 ms")]:
+        assert row[: heads.index(head) + len(head)].endswith(f" {value}")
+
+
+@pytest.mark.parametrize("form", ["text", "threads"])
+def test_thread_of_a_killed_process_lived_at_least_so_long_unless_its_end_is_known(form: str) -> None:
+    builder = cb.CaptureBuilder(state=1, pid=2**22 + 1)
+    builder.thread("open", "run")
+    builder.thread("over", "run", end_ns=2 * cb.SECOND)
+    output = output_of(form, profile(builder))
+    assert ("\u2265 10 s" in output, "\u2265 2.0 s" in output, " 2.0 s" in output) == (True, False, True)
+
+
+def test_share_of_the_gil_is_the_owners_and_the_waiters() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.wait(site, "lock", [("h", "a.py", 3)], 100 * cb.MS, gil_ns=20 * cb.MS)
+    builder.blame(site, [("g", "a.py", 2)], 20 * cb.MS, gil_ns=60 * cb.MS)
+    row = next(line for line in text(profile(builder)).splitlines() if line.startswith("_lock "))
+    assert row.endswith(" 80 %")
+
+
+def test_names_of_threads_are_whole_where_no_terminal_is_narrow() -> None:
+    builder = cb.CaptureBuilder()
+    name = "a_thread_with_a_name_" * 3
+    builder.thread(name, "a_function_with_a_name_" * 9)
+    line = next(line for line in output_of("threads", profile(builder)).splitlines() if line.startswith(name))
+    assert line.startswith(name + " ")
+
+
 def test_first_sentence_names_the_worst_wait() -> None:
     assert findings(profile(cb.example()))[0] == (
-        "`PriceCache.fast_lookup` (cache.py:63) waited 3.7 s in 45 waits for `PriceCache._lock`; 2 % of that was the GIL."
+        "`PriceCache.fast_lookup` (cache.py:63) waited 3.7 s in 45 waits for `PriceCache._lock`; for 2 % of "
+        "that it had the lock, but not the GIL."
     )
 
 
 def test_blame_is_told_first() -> None:
     sentences = findings(profile(cb.example(grown=True)))
     assert sentences[0] == (
-        "`PriceCache.slow_report` (cache.py:118) held `PriceCache._lock` 15 times while others wanted it and made 3 "
-        "threads wait 3.8 s, 84 ms each time; 2 % of all waiting for it was the GIL."
+        "`PriceCache.slow_report` (cache.py:118) held `PriceCache._lock` 15 times while others wanted it and made on "
+        "average 3 threads wait at a time, 3.8 s in all; 2 % of all waiting for it was the GIL."
     )
     assert sentences[1].startswith("`PriceCache.fast_lookup` (cache.py:63) waited")
 
@@ -124,10 +169,15 @@ def test_blame_is_told_first() -> None:
 @pytest.mark.parametrize(
     ("waiters", "told"),
     [
-        ([2, 2], "held `_lock` 2 times while others wanted it and made 2 threads wait 60 ms, 15 ms each time."),
-        ([2, 3, 3], "made about 3 threads wait 90 ms, 11 ms each time."),
+        (
+            [2, 2],
+            "held `_lock` 2 times while others wanted it and made on average 2 threads wait at a time, 60 ms in all.",
+        ),
+        ([2, 3, 3], "made on average 2.7 threads wait at a time, 90 ms in all."),
+        ([1, 1], "made 1 thread wait at a time, 60 ms in all."),
         ([1], "held `_lock` 1 time while others wanted it and made 1 thread wait 30 ms."),
-        ([0], "and made threads wait 30 ms."),  # they gave up before it was over
+        ([4], "held `_lock` 1 time while others wanted it and made 4 threads wait 30 ms in all."),
+        ([0], "and made threads wait 30 ms in all."),  # they gave up before it was over
     ],
 )
 def test_number_of_threads_that_a_hold_made_wait(waiters: list[int], told: str) -> None:
@@ -177,6 +227,109 @@ def test_threads_that_still_wait_are_named() -> None:
     builder = cb.CaptureBuilder()
     builder.site("_lock", ("f", "a.py", 1)).counters["waiters"] = 2
     assert findings(profile(builder)) == ["2 threads still waited for `_lock` when this was read."]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("running", "`late` has waited 4.0 s so far for `_lock` in `g` (b.py:7)."),
+        ("exited", "`late` had waited 4.0 s for `_lock` in `g` (b.py:7) when the recording ended."),
+        (
+            "killed",
+            "`late` was waiting for `_lock` in `g` (b.py:7) when the recording ended; for how long is not known.",
+        ),
+    ],
+)
+def test_wait_that_is_not_over_is_told(state: str, told: str) -> None:
+    builder = cb.CaptureBuilder(state=1, pid=2**22 + 1, grown=True)
+    site = builder.site("_lock", ("f", "/srv/a.py", 1))
+    site.counters["waiters"] = 1
+    builder.thread("late", "run")
+    builder.waits_for(1, 0xABC0, site, since_ns=6 * cb.SECOND, places=[("g", "/srv/b.py", 7)])
+    read = profile(builder)
+    if state != "killed":
+        waiting = tuple(replace(wait, elapsed_ticks=4 * cb.SECOND * cb.TICKS_PER_NS) for wait in read.waiting)
+        read = replace(read, process=replace(read.process, state=state), waiting=waiting)
+    assert findings(read) == [told]
+
+
+def test_length_of_a_wait_that_is_not_over_goes_up_to_the_end_of_the_recording() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    builder.thread("late", "run")
+    builder.waits_for(1, 0xABC0, builder.site("_lock", ("f", "a.py", 1)), since_ns=6 * cb.SECOND)
+    assert [wait.elapsed_s for wait in profile(builder).waiting] == [4]
+
+
+def test_longest_waits_that_are_not_over_are_told_before_shorter_ones_that_are() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "/srv/a.py", 1))
+    builder.wait(site, "lock", [("h", "a.py", 3)], 100 * cb.MS)
+    site.counters["waiters"] = 5
+    for number in range(5):
+        builder.thread(f"late-{number}", "run")
+        builder.waits_for(number + 1, 0xABC0, site, since_ns=(9 - number) * cb.SECOND, places=[("g", "/srv/b.py", 7)])
+    sentences = findings(profile(builder))
+    assert [sentence.split(" had")[0] for sentence in sentences[:3]] == ["`late-4`", "`late-3`", "`late-2`"]
+    assert sentences[3] == "2 more threads still waited for `_lock` when this was read."
+    assert sentences[4].startswith("`h` (a.py:3) waited 100 ms")
+
+
+def test_lock_that_is_only_waited_for_stands_before_those_without_waits() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    builder.site("long", ("f", "a.py", 1)).hold(9 * cb.SECOND)
+    builder.site("stuck", ("f", "a.py", 2)).counters["waiters"] = 2
+    output = text(profile(builder))
+    assert [lock.name for lock in profile(builder).locks] == ["stuck", "long"]
+    row = next(line for line in output.splitlines() if line.startswith("stuck "))
+    assert " 2 open " in row
+
+
+def test_deadlock_says_where_its_threads_stand() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    for number, name in enumerate(["one", "two"], 1):
+        builder.thread(name, "run")
+        site = builder.site(f"lock_{name}", ("f", "/srv/a.py", number))
+        site.counters["waiters"] = 1
+        builder.waits_for(number, 0xABC0 + number, site, since_ns=7 * cb.SECOND, places=[("g", "/srv/b.py", number)])
+    steps = [
+        {"thread": "one", "for": "lock_one", "created": "a.py:1", "held_by": "two"},
+        {"thread": "two", "for": "lock_two", "created": "a.py:2", "held_by": "one"},
+    ]
+    builder.note(json.dumps({"deadlock": {"length": 2, "threads": steps}}))
+    (sentence,) = findings(profile(builder))
+    assert sentence.endswith(
+        "held by `one`. Where they stand: `one` in `g` (b.py:1) for 3.0 s, `two` in `g` (b.py:2) for 3.0 s."
+    )
+
+
+def test_share_of_all_the_time_is_not_told_where_its_length_is_not_known() -> None:
+    told = []
+    for state in (1, 2):
+        builder = cb.CaptureBuilder(state=state, pid=2**22 + 1)
+        builder.site("_lock", ("f", "a.py", 1)).hold(cb.SECOND)
+        told.append(findings(profile(builder))[-1])
+    assert told == [
+        "`_lock` was held for up to 1.0 s at a time.",
+        "`_lock` was held for up to 1.0 s at a time and for 10 % of the time altogether.",
+    ]
+
+
+@pytest.mark.parametrize(("for_locks", "is_told"), [(0, True), (29, True), (31, False)])
+def test_more_waiting_for_permits_than_for_locks_is_told_first(for_locks: int, is_told: bool) -> None:
+    builder = cb.CaptureBuilder()
+    site = builder.site("_lock", ("f", "a.py", 1))
+    site.hold(100)
+    if for_locks:
+        builder.wait(site, "lock", [("h", "a.py", 3)], for_locks * cb.MS)
+    builder.wait(builder.site("pool", ("f", "a.py", 5)), "semaphore", [("g", "a.py", 4)], 10 * cb.MS, 20 * cb.MS)
+    assert (
+        findings(profile(builder))[0].startswith("Threads waited 30 ms for permits or for room, more than for locks")
+        == is_told
+    )
+    assert (
+        any("30 ms of it in `g` (a.py:4), in 2 waits for `pool` (semaphore)." in s for s in findings(profile(builder)))
+        == is_told
+    )
 
 
 def test_lock_without_a_name_shows_its_place_once() -> None:
@@ -272,7 +425,7 @@ def test_broken_pipe_is_quiet(form: str) -> None:
     code = (
         "import argparse, sys\n"
         "from tracedthread.commands import report\n"
-        f"options = dict(format={form!r}, output=None, waits={FORMATS[form].has_sides})\n"
+        f"options = dict(format={form!r}, output=None, threads=False, waits={FORMATS[form].has_sides})\n"
         f"sys.exit(report.main(argparse.Namespace(file={str(CAPTURE)!r}, **options)))"
     )
     reading, writing = os.pipe()
@@ -295,7 +448,7 @@ def test_json_report_needs_neither_rich_nor_the_native_code() -> None:
     code = (
         "import argparse, sys\n"
         "from tracedthread.commands import report\n"
-        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None, waits=False))\n"
+        f"report.main(argparse.Namespace(file={str(CAPTURE)!r}, format='json', output=None, waits=False, threads=False))\n"
         "print(sorted({'rich', 'tracedthread._native', 'tracedthread._types'} & set(sys.modules)), file=sys.stderr)"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -90,6 +90,7 @@ def test_every_form_can_be_rendered_and_twice_the_same(form: str, of: Profile) -
         ("a.collapsed", "collapsed"),
         ("a.pb.gz", "pprof"),
         ("a.pprof", "pprof"),
+        ("a.pb", "pprof"),
         ("a.speedscope.json", "speedscope"),
         ("a.pftrace", "perfetto"),
         ("a.perfetto-trace", "perfetto"),
@@ -109,6 +110,48 @@ def test_suffix_of_the_output_is_used_unless_a_format_is_given(recording: Path, 
     assert (tmp_path / "b.json").read_bytes() == rendered(SHOP, "text")
     assert run(recording, "-o", tmp_path / "c.pb.gz", "--waits") == 0
     assert (tmp_path / "c.pb.gz").read_bytes() == rendered(SHOP, "pprof", waits=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["-f", "json"], "is a form of its own, and -f asks for json"),
+        (["-f", "text"], "is a form of its own, and -f asks for text"),
+        (["-f", "pprof", "-o", "a"], "is a form of its own, and -f asks for pprof"),
+        (["-o", "a\r.html"], "is text, and a?.html asks for html"),
+    ],
+)
+def test_threads_is_refused_in_another_form(
+    arguments: list[str],
+    reason: str,
+    recording: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(recording.parent)
+    assert run(recording, "--threads", *arguments) == 2
+    assert capsys.readouterr() == ("", f"tracedthread: --threads: {reason}\n")
+    assert [path.name for path in recording.parent.iterdir()] == [recording.name]
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "out.log"])
+def test_threads_can_be_written_to_any_file_that_is_not_of_another_form(name: str, recording: Path) -> None:
+    assert run(recording, "--threads", "-o", recording.with_name(name)) == 0
+    assert recording.with_name(name).read_bytes() == rendered(SHOP, "threads")
+
+
+def test_unknown_suffix_is_refused_unless_a_format_is_given(
+    recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = recording.with_name("out.svg")
+    assert run(recording, "-o", out) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"tracedthread: {out}: no form has the suffix .svg, but .txt, .json, ")
+    assert printed.err.count("\n") == 1
+    assert not out.exists()
+    assert run(recording, "-f", "text", "-o", out) == 0
+    assert out.read_bytes() == rendered(SHOP, "text")
 
 
 @pytest.mark.parametrize("form", [name for name, form in FORMATS.items() if not form.has_sides])

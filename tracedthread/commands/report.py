@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tracedthread.capture import Capture, CaptureError
-from tracedthread.export import FORMATS, form_of, render
+from tracedthread.export import FORMATS, SUFFIXES, form_of, render
 from tracedthread.export.extra import MissingExtra
 from tracedthread.profile import Profile
 
@@ -43,9 +43,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument(
         "--threads",
-        action="store_const",
-        const="threads",
-        dest="format",
+        action="store_true",
         help="all threads: who started them where, what they waited, and the audit trail (the same as -f threads)",
     )
     parser.set_defaults(main=main)
@@ -68,7 +66,18 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    form = args.format or (args.output and form_of(args.output)) or "text"
+    if args.output is not None and _is_same_file(args.file, args.output):
+        return _refuse(args.output, "this is the recording itself")
+    named = form_of(args.output) if args.output is not None else None
+    if args.threads and args.format not in (None, "threads"):
+        return _refuse("--threads", f"is a form of its own, and -f asks for {args.format}")
+    if args.threads and named not in (None, "text"):
+        return _refuse("--threads", f"is text, and {args.output} asks for {named}")
+    form = args.format or named or "text"
+    if args.threads:
+        form = "threads"
+    elif args.output is not None and args.format is None and named is None and (suffix := _suffix(args.output)):
+        return _refuse(args.output, f"no form has the suffix {suffix}, but {', '.join(SUFFIXES)}; or choose one by -f")
     if args.waits and not FORMATS[form].has_sides:
         return _refuse("--waits", f"only for {' and '.join(_ONE_SIDED)}")
     if args.output is None and FORMATS[form].is_binary and sys.stdout.isatty():
@@ -86,13 +95,22 @@ def _report(args: argparse.Namespace) -> int:
     except MissingExtra as exc:
         return _refuse(form, exc)
     try:
-        if os.path.exists(args.output) and os.path.samefile(args.file, args.output):
-            raise CaptureError("this is the recording itself")
         with open(args.output, "wb") as file:
             file.write(data)
-    except (OSError, CaptureError) as exc:
+    except OSError as exc:
         return _refuse(args.output, exc)
     return 0
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one of them does not exist
+        return False
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1]
 
 
 def _rendered(profile: Profile, form: str, waits: bool) -> bytes:
@@ -126,5 +144,5 @@ def _refuse(what: str, why: Exception | str) -> int:
 
 def _say(what: str, reason: str) -> None:
     # One line whatever the file is called.
-    what = "".join(character if character.isprintable() else "?" for character in what)
-    sys.stderr.write(f"tracedthread: {what}: {reason}\n")
+    line = "".join(character if character.isprintable() else "?" for character in f"tracedthread: {what}: {reason}")
+    sys.stderr.write(line + "\n")

@@ -150,6 +150,7 @@ def run(options: Options) -> int:
     if patched:
         import atexit
 
+        options.output = _file_in_effect(options.output)
         atexit.register(_at_exit, options, os.getpid(), paths)
     return execute()
 
@@ -177,6 +178,20 @@ def _patch(options: Options) -> bool:
         return False
 
 
+def _file_in_effect(asked: str | None) -> str | None:
+    """The file that is recorded to, as it was asked for if that leads to it; None for memory."""
+    target = _core.load().target
+    asked = asked or _settings.output()
+    if target is None:
+        return None
+    if asked is None or "%p" in asked:
+        return target.path
+    try:
+        return asked if _core.Target(asked).path == target.path else target.path
+    except (OSError, ValueError):  # the current directory is gone
+        return target.path
+
+
 def _follow_subprocesses(options: Options) -> None:
     target = _core.load().target
     assert target is not None
@@ -196,6 +211,8 @@ def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
     # Threads that are no daemons have ended, and so has whatever the program registered itself.
     stream = sys.__stderr__
     if os.getpid() != pid or stream is None or (options.quiet and not options.report):
+        return
+    if not _launch.has_begun():  # and what was wrong with its name has been said
         return
     try:
         is_terminal = stream.isatty()

@@ -35,10 +35,12 @@ FORMATS = {
     "json": Form("tracedthread.export.json", (".json",)),
     "html": Form("tracedthread.export.html", (".html", ".htm")),
     "collapsed": Form("tracedthread.export.collapsed", (".collapsed", ".folded"), has_sides=True),
-    "pprof": Form("tracedthread.export.pprof", (".pb.gz", ".pprof"), is_binary=True, has_sides=True),
+    "pprof": Form("tracedthread.export.pprof", (".pb.gz", ".pb", ".pprof"), is_binary=True, has_sides=True),
     "speedscope": Form("tracedthread.export.speedscope", (".speedscope.json", ".speedscope")),
     "perfetto": Form("tracedthread.export.perfetto", (".pftrace", ".perfetto-trace"), is_binary=True),
 }
+
+SUFFIXES = tuple(suffix for form in FORMATS.values() for suffix in form.suffixes)
 
 
 def form_of(path: str | os.PathLike[str]) -> str | None:

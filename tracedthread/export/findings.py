@@ -8,10 +8,11 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from tracedthread.capture import Frame
+from tracedthread.export.open_waits import are_longer, deadlock_sentences, wait_sentences
+from tracedthread.export.phrases import lock_phrase, place_phrase, sentence
 from tracedthread.export.units import count, duration, percent
 from tracedthread.profile import Profile
-from tracedthread.rows import OTHER, BlameRow, LockRow, WaitRow
+from tracedthread.rows import BlameRow, LockRow, WaitRow
 
 MAX_SENTENCES = 3
 # Of all the time waited.
@@ -20,19 +21,21 @@ WORTH_A_SENTENCE = 0.01
 MUCH_GIL = 0.1
 # A lock that is held this long at a time is worth a line even if nobody waited yet.
 LONG_HOLD_S = 0.01
+# For permits and for room: less is not worth a line even if nobody waited for a lock.
+MUCH_WAITING_S = 0.001
 
 
 def findings(profile: Profile) -> list[str]:
     """Sentences about a profile; names are in backquotes."""
     sentences = _blames(profile)
     sentences += _waits(profile, most=1 if sentences else MAX_SENTENCES)
+    open_waits = wait_sentences(profile)
     sentences += [_much_gil(lock) for lock in profile.locks[:1] if _has_much_gil(lock)]
     sentences += [_hold(lock, profile) for lock in profile.locks[:1] if is_held_long(lock)]
-    sentences += [_waiting_now(lock) for lock in profile.locks if lock.stats.waiters]
-    contended = profile.totals.contended or any(lock.stats.waiters for lock in profile.locks)
-    if not contended:
+    sentences = [*open_waits, *sentences] if are_longer(profile) else [*sentences, *open_waits]
+    if not (profile.totals.contended or open_waits or profile.deadlocks):
         sentences.insert(0, _nobody_waited(profile))
-    return [*(f"Deadlock: {deadlock}." for deadlock in profile.deadlocks), *sentences]
+    return [*deadlock_sentences(profile), *_resources(profile), *sentences]
 
 
 def _blames(profile: Profile) -> list[str]:
@@ -79,36 +82,29 @@ def _by_place(rows: Iterable[_Row], add: Callable[[_Row, _Row], _Row]) -> list[_
 
 
 def _name(lock: LockRow) -> str:
-    if lock.name == OTHER:
-        return "locks without a row of their own"
-    return f"`{lock.name}`" if lock.name else f"the lock created at {lock.created.file}:{lock.created.line}"
-
-
-def _place(stack: tuple[Frame, ...]) -> str:
-    return f"`{stack[0].function}` ({stack[0].file}:{stack[0].line})" if stack else "Code with no row of its own"
+    return lock_phrase(lock.name, lock.created)
 
 
 def _blame(row: BlameRow, lock: LockRow) -> str:
-    """As in: `slow_report` held `_lock` 15 times while others wanted it and made 3 threads wait 5.4 s, 120 ms each."""
-    sentence = f"{_place(row.stack)} held {_name(lock)}"
+    """As in: `f` held `_lock` 15 times while others wanted it: 3 threads waited at a time on average, 5.4 s in all."""
+    text = f"{place_phrase(row.stack)} held {_name(lock)}"
     if row.holds:
-        sentence += f" {count(row.holds, 'time')} while others wanted it"
-    sentence += f" and made {_waiters(row)} wait {duration(row.blame_s)}"
-    if row.waiters > 1:
-        sentence += f", {duration(row.blame_s / row.waiters)} each time"
+        text += f" {count(row.holds, 'time')} while others wanted it"
     gil_s = lock.own_gil_s + lock.gil_s
-    if gil_s:
-        return f"{sentence}; {percent(gil_s, lock.wait_s)} of all waiting for it was the GIL."
-    return sentence + "."
+    gil = f"; {percent(gil_s, lock.wait_s)} of all waiting for it was the GIL" if gil_s else ""
+    return sentence(f"{text} and made {_waiters(row)}{gil}")
 
 
 def _waiters(row: BlameRow) -> str:
-    """How many threads waited at a time."""
-    if not row.holds or not row.waiters:
-        return "threads"
-    at_a_time = row.waiters / row.holds
-    nearest = max(1, round(at_a_time))
-    return ("" if abs(at_a_time - nearest) < 0.05 else "about ") + count(nearest, "thread")
+    """Whom a row's holds made wait, for how long in all: `waiters` are those that still waited at the end of a hold."""
+    if not row.holds or row.waiters < row.holds:
+        return f"threads wait {duration(row.blame_s)} in all"
+    if row.holds == 1:
+        return f"{count(row.waiters, 'thread')} wait {duration(row.blame_s)}" + (" in all" if row.waiters > 1 else "")
+    average = f"{row.waiters / row.holds:.1f}".removesuffix(".0")
+    if row.waiters == row.holds:
+        return f"1 thread wait at a time, {duration(row.blame_s)} in all"
+    return f"on average {average} threads wait at a time, {duration(row.blame_s)} in all"
 
 
 def _has_much_gil(lock: LockRow) -> bool:
@@ -126,24 +122,31 @@ def _much_gil(lock: LockRow) -> str:
 
 
 def _wait(row: WaitRow, lock: LockRow) -> str:
-    sentence = f"{_place(row.stack)} waited {duration(row.wait_s)} in {count(row.count, 'wait')} for {_name(lock)}"
+    text = f"{place_phrase(row.stack)} waited {duration(row.wait_s)} in {count(row.count, 'wait')} for {_name(lock)}"
     if row.own_gil_ticks:
-        return f"{sentence}; {percent(row.own_gil_s, row.wait_s)} of that was the GIL."
-    return sentence + "."
+        text += f"; for {percent(row.own_gil_s, row.wait_s)} of that it had the lock, but not the GIL"
+    return sentence(text)
 
 
 def _hold(lock: LockRow, profile: Profile) -> str:
-    longest = duration(lock.hold_max_s)
-    sentence = f"{_name(lock)} was held for up to {longest} at a time"
+    text = f"{_name(lock)} was held for up to {duration(lock.hold_max_s)} at a time"
     held, lasted = lock.hold_s, profile.process.duration_s
-    if lock.stats.created == 1 and 0 < held <= lasted:
-        sentence += f" and for {percent(held, lasted)} of the time altogether"
-    return sentence[0].upper() + sentence[1:] + "."
+    # How long a killed process lasted is not known, only its last sign of life.
+    if lock.stats.created == 1 and 0 < held <= lasted and profile.process.state != "killed":
+        text += f" and for {percent(held, lasted)} of the time altogether"
+    return sentence(text)
 
 
-def _waiting_now(lock: LockRow) -> str:
-    threads = count(lock.stats.waiters, "thread")
-    return f"{threads} still waited for {_name(lock)} when this was read."
+def _resources(profile: Profile) -> list[str]:
+    """More waiting for permits and for room than for locks, and the place where most of it was."""
+    waited, for_locks = profile.resource_s, profile.totals.wait_ticks * profile.process.tick_s
+    if waited < MUCH_WAITING_S or waited <= for_locks:
+        return []
+    worst = summed_by_place(profile.resources)[0]
+    of_what = f" for `{worst.lock}`" if worst.lock else ""
+    where = f"{duration(worst.wait_s)} of it in {place_phrase(worst.stack)}, in {count(worst.count, 'wait')}{of_what}"
+    more = f"more than for locks ({duration(for_locks)})"
+    return [f"Threads waited {duration(waited)} for permits or for room, {more}: {where} ({worst.kind})."]
 
 
 def _nobody_waited(profile: Profile) -> str:

@@ -17,16 +17,23 @@ from rich.table import Table
 from tracedthread.export.clean import clean, write
 
 WIDTH = 100
+# For tables whose long names are to stay on one line.
+UNLIMITED = 100_000
 
 _LIBRARY = re.compile(r".*/(?:site-packages|dist-packages|lib/python3\.\d+)/")
 
 
-def print_to(stream: TextIO, show: Callable[[Console], None]) -> None:
-    """Write what `show` prints. Colours and the terminal's width are used only if the stream is a terminal."""
+def print_to(stream: TextIO, show: Callable[[Console], None], *, width: int = WIDTH) -> None:
+    """
+    Write what `show` prints. Colours and the terminal's width are used only if the stream is a terminal.
+
+    Args:
+        width: Where the stream is no terminal, in characters.
+    """
     is_terminal = stream.isatty()
     console = Console(
         file=stream,
-        width=None if is_terminal else WIDTH,
+        width=None if is_terminal else width,
         force_terminal=is_terminal,
         color_system="auto" if is_terminal and not os.environ.get("NO_COLOR") else None,
         highlight=False,
@@ -41,11 +48,19 @@ def print_to(stream: TextIO, show: Callable[[Console], None]) -> None:
 
 
 def new_table(*headers: str, numbers: tuple[int, ...] = ()) -> Table:
-    """A table without vertical lines; `numbers` are the columns to align right, all but the first if not given."""
+    """
+    A table without vertical lines.
+
+    Args:
+        headers: Those of one line stand as low as those of two.
+        numbers: The columns to align right, all but the first if not given.
+    """
+    lines = 1 + max(header.count("\n") for header in headers)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
     for index, header in enumerate(headers):
         right = index in numbers if numbers else index > 0
-        table.add_column(header, justify="right" if right else "left", no_wrap=right)
+        header = "\n" * (lines - 1 - header.count("\n")) + header
+        table.add_column(header, justify="right" if right else "left", no_wrap=right, overflow="fold")
     return table
 
 

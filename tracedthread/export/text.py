@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracedthread.capture import Frame
+from tracedthread.export import thread_cells
 from tracedthread.export.clean import clean
 from tracedthread.export.findings import WORTH_A_SENTENCE, findings, is_held_long, summed_by_place
 from tracedthread.export.terminal import heat, new_table, print_to, shortened
@@ -33,14 +34,18 @@ _COLUMNS = {
     "acquisitions": ("acq", 8),
     "contended": ("busy", 7),
     "wait": ("wait", 8),
-    "wait p50": ("p50", 8),
-    "wait p99": ("p99", 8),
-    "wait max": ("max", 8),
+    "wait p50": ("wait\np50", 8),
+    "wait p99": ("wait\np99", 8),
+    "wait max": ("wait\nmax", 8),
     "hold": ("hold", 8),
-    "hold p99": ("p99", 8),
-    "hold max": ("max", 8),
+    "hold p99": ("hold\np99", 8),
+    "hold max": ("hold\nmax", 8),
     "gil": ("GIL", 6),
 }
+_LEGENDS = (
+    "busy: had to wait. p50, p99: half, 99 % are at most this. open: waits that are not over.",
+    "GIL: of the wait, nothing but the GIL was missing, to the owner or to the waiter.",
+)
 # What goes first where there is no room for all.
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
@@ -108,20 +113,21 @@ class _Report:
         return text
 
     def _locks(self) -> None:
-        locks = [lock for lock in self.profile.locks if lock.stats.contended or is_held_long(lock)]
+        locks = [
+            lock for lock in self.profile.locks if lock.stats.contended or lock.stats.waiters or is_held_long(lock)
+        ]
         locks = locks or list(self.profile.locks)
         if not locks:
             return
         self._section("Locks, by time waited")
         columns = _fitting(self.console.width)
         table = new_table("lock", *(_COLUMNS[column][0] for column in columns))
-        table.columns[0].overflow = "fold"
         for lock in locks[:MAX_LOCKS]:
             cells = _lock_cells(lock)
             table.add_row(_lock_name(lock), *(cells[column] for column in columns))
         self.console.print(table)
-        legend = "busy: had to wait. p50, p99: half, 99 % are at most this. GIL: of the wait, lock free but GIL not."
-        self.console.print(Text(legend, style="dim"))
+        for legend in _LEGENDS:
+            self.console.print(Text(legend, style="dim"))
         rest = [lock for lock in self.profile.locks if lock not in locks[:MAX_LOCKS]]
         if rest:
             contended = sum(lock.stats.contended for lock in rest)
@@ -205,18 +211,14 @@ class _Report:
         if not threads:
             return
         self._section("Threads, by time waited")
-        table = new_table("thread", "runs", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6))
+        columns = thread_cells.fitting(self.console.width - 2 * _NAME_WIDTH)
+        table = new_table("thread", "runs", *columns, numbers=tuple(range(2, 2 + len(columns))))
         for thread in threads[:MAX_THREADS]:
-            table.add_row(
-                Text(clean(thread.name) or f"thread {thread.native_id}", style="bold"),
-                clean(thread.function),
-                duration(thread.lifetime_s),
-                Text(duration(thread.wait_s), style=heat(thread.wait_s)),
-                duration(thread.own_gil_s),
-                duration(thread.idle_s + thread.resource_s),
-                duration(thread.cpu_s) if thread.cpu_ns else "-",
-            )
+            name = Text(clean(thread.name) or f"thread {thread.native_id}", style="bold")
+            cells = thread_cells.cells(thread, killed=self.profile.process.state == "killed")
+            table.add_row(name, clean(thread.function), *(cells[column] for column in columns))
         self.console.print(table)
+        self.console.print(Text(thread_cells.legend(columns), style="dim"))
         if len(threads) > MAX_THREADS:
             rest = sum(thread.wait_s for thread in threads[MAX_THREADS:])
             more = count(len(threads) - MAX_THREADS, "more thread")
@@ -277,9 +279,11 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
     cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, _tries(lock)))}
     cells.update({name: Text(duration(value), style=heat(value)) for name, value in waits.items()})
     cells.update({name: Text(duration(value)) for name, value in holds.items()})
-    cells["gil"] = Text(percent(lock.own_gil_s, lock.wait_s))
+    cells["gil"] = Text(percent(lock.own_gil_s + lock.gil_s, lock.wait_s))
     if not stats.contended:
         cells.update(dict.fromkeys([*waits, "gil"], Text("-", style="dim")))
+        if stats.waiters:
+            cells["wait"] = Text(f"{short(stats.waiters)} open", style="yellow")
     return cells
 
 

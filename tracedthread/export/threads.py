@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from tracedthread.capture import Frame
+from tracedthread.export import thread_cells
 from tracedthread.export.clean import clean
-from tracedthread.export.terminal import heat, new_table, print_to, shortened
+from tracedthread.export.terminal import UNLIMITED, new_table, print_to, shortened
 from tracedthread.export.units import count, duration
 from tracedthread.profile import Profile
 from tracedthread.rows import OTHER, ThreadRow
@@ -24,30 +25,23 @@ def render(profile: Profile, stream: TextIO) -> None:
         _threads(console, profile)
         _trail(console, profile)
 
-    print_to(stream, show)
+    print_to(stream, show, width=UNLIMITED)  # nothing is cut where no terminal sets a limit
 
 
 def _threads(console: Console, profile: Profile) -> None:
     rows = sorted(profile.threads, key=lambda row: (row.is_other, row.started_ticks))
     alive = sum(row.alive for row in rows)
     console.print(Text(f"{count(sum(row.threads for row in rows), 'thread')}, {alive:,} alive", style="bold"))
-    table = new_table("thread", "started", "after", "lived", "wait", "GIL", "idle", "cpu", numbers=(2, 3, 4, 5, 6, 7))
+    columns = thread_cells.fitting(console.width - 5 * thread_cells.WIDTH)
+    table = new_table("thread", "started", "after", *columns, numbers=tuple(range(2, 3 + len(columns))))
     for row in rows:
-        table.add_row(
-            _name(row),
-            _where(row),
-            duration(row.latency_s) if row.latency_ticks else "-",
-            duration(row.lifetime_s) if not row.is_other else "-",
-            Text(duration(row.wait_s), style=heat(row.wait_s)),
-            duration(row.own_gil_s),
-            duration(row.idle_s + row.resource_s),
-            duration(row.cpu_s) if row.cpu_ns else "-",
-        )
+        after = duration(row.latency_s) if row.latency_ticks else "-"
+        cells = thread_cells.cells(row, killed=profile.process.state == "killed")
+        table.add_row(_name(row), _where(row), after, *(cells[column] for column in columns))
     console.print(table)
-    legend = (
-        "after: from the call that started it to its first instruction. GIL: it could have gone on, but for the GIL."
-    )
-    console.print(Text(legend, style="dim"))
+    after = "after: from the call that started it to its first instruction."
+    for legend in (after, thread_cells.legend(columns)):
+        console.print(Text(legend, style="dim"))
 
 
 def _name(row: ThreadRow) -> Text:

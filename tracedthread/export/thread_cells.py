@@ -1,0 +1,56 @@
+"""
+The columns that tables of threads have in common: how long each lived, and what it did in that time.
+"""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from tracedthread.export.terminal import heat
+from tracedthread.export.units import duration
+from tracedthread.rows import ThreadRow
+
+COLUMNS = ("lived", "wait", "own GIL", "idle", "permit", "cpu")
+# What goes first where there is no room for all.
+LESS = ("cpu", "permit", "own GIL")
+# Of one column.
+WIDTH = 8
+
+_MEANINGS = {
+    "own GIL": "of the wait, lock obtained but GIL not.",
+    "idle": "for work.",
+    "permit": "for a permit or for room.",
+}
+
+
+def fitting(room: int) -> list[str]:
+    """The columns for which there is room, in characters."""
+    columns = list(COLUMNS)
+    for column in LESS:
+        if len(columns) * WIDTH <= room:
+            break
+        columns.remove(column)
+    return columns
+
+
+def legend(columns: list[str]) -> str:
+    """What the columns mean, one line."""
+    return " ".join(f"{column}: {_MEANINGS[column]}" for column in columns if column in _MEANINGS)
+
+
+def cells(row: ThreadRow, *, killed: bool) -> dict[str, Text]:
+    """
+    A thread's cells by column.
+
+    Args:
+        killed: The process was: how long it lived after its last sign of life is not known.
+    """
+    at_least = "\u2265 " if killed and not row.end_ticks else ""
+    return {
+        "lived": Text(at_least + duration(row.lifetime_s) if not row.is_other else "-"),
+        "wait": Text(duration(row.wait_s), style=heat(row.wait_s)),
+        "own GIL": Text(duration(row.own_gil_s)),
+        "idle": Text(duration(row.idle_s)),
+        "permit": Text(duration(row.resource_s)),
+        "cpu": Text(duration(row.cpu_s) if row.cpu_ns else "-"),
+    }
