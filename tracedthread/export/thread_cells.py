@@ -18,7 +18,7 @@ LESS = ("cpu", "permit", "own GIL")
 WIDTH = 8
 
 _MEANINGS = {
-    "own GIL": "of the wait, lock obtained but GIL not.",
+    "own GIL": "it could have gone on, but for the GIL.",
     "idle": "for work.",
     "permit": "for a permit or for room.",
 }
