@@ -164,6 +164,10 @@ class Profile:
         """Time spent waiting for a permit or for room."""
         return seconds(sum(row.wait_ticks for row in self.resources), self.process.tick_s)
 
+    def knows_lifetime(self, row: ThreadRow) -> bool:
+        """Whether a thread lived as long as its row says: those of a killed process may have gone on unseen."""
+        return self.process.state != "killed" or row.end_ticks != 0 or row.is_other
+
     def to_totals(self) -> dict[str, Any]:
         """The object `totals`."""
         totals, tick_s = self.totals, self.process.tick_s

@@ -264,3 +264,11 @@ def test_page_of_a_huge_profile_is_small() -> None:
     assert data["left"]["locks"][0] + len(data["locks"]) == 3_000
     assert data["totals"]["contended"] == 3_000
     assert max(map(len, data["texts"])) == data["left"]["names"] + 1
+
+
+def test_lifetimes_in_a_killed_process_are_marked_unless_the_end_is_known() -> None:
+    builder = cb.CaptureBuilder(state=1, pid=2**22 + 1)
+    builder.thread("open", "run")
+    builder.thread("over", "run", end_ns=2 * cb.SECOND)
+    data = page_data(profile(builder), LIMITS)
+    assert {data["texts"][row[0]]: row[-1] for row in data["threads"]} == {"open": False, "over": True}

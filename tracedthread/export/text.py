@@ -215,7 +215,7 @@ class _Report:
         table = new_table("thread", "runs", *columns, numbers=tuple(range(2, 2 + len(columns))))
         for thread in threads[:MAX_THREADS]:
             name = Text(clean(thread.name) or f"thread {thread.native_id}", style="bold")
-            cells = thread_cells.cells(thread, killed=self.profile.process.state == "killed")
+            cells = thread_cells.cells(thread, self.profile)
             table.add_row(name, clean(thread.function), *(cells[column] for column in columns))
         self.console.print(table)
         self.console.print(Text(thread_cells.legend(columns), style="dim"))

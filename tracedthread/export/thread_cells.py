@@ -8,6 +8,7 @@ from rich.text import Text
 
 from tracedthread.export.terminal import heat
 from tracedthread.export.units import duration
+from tracedthread.profile import Profile
 from tracedthread.rows import ThreadRow
 
 COLUMNS = ("lived", "wait", "own GIL", "idle", "permit", "cpu")
@@ -17,7 +18,7 @@ LESS = ("cpu", "permit", "own GIL")
 WIDTH = 8
 
 _MEANINGS = {
-    "own GIL": "of the wait, lock obtained but GIL not.",
+    "own GIL": "it could have gone on, but for the GIL.",
     "idle": "for work.",
     "permit": "for a permit or for room.",
 }
@@ -38,14 +39,9 @@ def legend(columns: list[str]) -> str:
     return " ".join(f"{column}: {_MEANINGS[column]}" for column in columns if column in _MEANINGS)
 
 
-def cells(row: ThreadRow, *, killed: bool) -> dict[str, Text]:
-    """
-    A thread's cells by column.
-
-    Args:
-        killed: The process was: how long it lived after its last sign of life is not known.
-    """
-    at_least = "\u2265 " if killed and not row.end_ticks else ""
+def cells(row: ThreadRow, profile: Profile) -> dict[str, Text]:
+    """A thread's cells by column."""
+    at_least = "" if profile.knows_lifetime(row) else "\u2265 "
     return {
         "lived": Text(at_least + duration(row.lifetime_s) if not row.is_other else "-"),
         "wait": Text(duration(row.wait_s), style=heat(row.wait_s)),

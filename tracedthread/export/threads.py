@@ -36,7 +36,7 @@ def _threads(console: Console, profile: Profile) -> None:
     table = new_table("thread", "started", "after", *columns, numbers=tuple(range(2, 3 + len(columns))))
     for row in rows:
         after = duration(row.latency_s) if row.latency_ticks else "-"
-        cells = thread_cells.cells(row, killed=profile.process.state == "killed")
+        cells = thread_cells.cells(row, profile)
         table.add_row(_name(row), _where(row), after, *(cells[column] for column in columns))
     console.print(table)
     after = "after: from the call that started it to its first instruction."

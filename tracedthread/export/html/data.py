@@ -104,6 +104,7 @@ def page_data(profile: Profile, limits: Limits) -> dict[str, Any]:
                 thread.idle_s,
                 thread.resource_s,
                 thread.cpu_s,
+                profile.knows_lifetime(thread),
             ]
             for thread in profile.threads[: limits.rows]
         ],

@@ -64,9 +64,10 @@ function elsewhere() {
 
 function threadTable() {
   const heads = ["thread", "lived", "wait for locks", "own GIL", "for a resource", "idle", "processor"];
-  const rows = data.threads.map(([name, runs, lived, wait, gil, idle, resource, cpu]) => {
+  const rows = data.threads.map(([name, runs, lived, wait, gil, idle, resource, cpu, isLifetimeKnown]) => {
     const first = make("td", "name", make("bdi", "", text(name)), make("small", "", make("bdi", "", text(runs))));
     const numbers = [lived, wait, gil, resource, idle].map((value) => make("td", value ? "" : "zero", duration(value)));
+    if (!isLifetimeKnown) numbers[0].prepend("\u2265 "); // its process was killed
     return [first, ...numbers, make("td", cpu ? "" : "zero", cpu ? duration(cpu) : "–")];
   });
   plainTable(byId("thread-table"), heads, rows);
