@@ -155,7 +155,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     before, _ = _read()
     result = yield
     after, unfinished = _read()
-    _judge(subtract(after, before), unfinished, limits)
+    inside = subtract(after, before)
+    if inside.process.paused_ticks:  # unpatched time counts, too
+        raise Unjudged("the limits of this test cannot be judged: recording was paused or undone while it ran")
+    _judge(inside, unfinished, limits)
     return result
 
 

@@ -242,6 +242,23 @@ def test_checkout():
 """).assert_outcomes(errors=1)
 
 
+@pytest.mark.parametrize("way", ["pause resume", "unpatch patch"])
+def test_a_test_that_stops_recording_for_a_while_is_an_error(run, way: str) -> None:
+    off, on = way.split()
+    result = run(f"""
+@pytest.mark.limit_lock_wait("1 us", lock="PriceCache._lock")
+def test_checkout():
+    import tracedthread
+    cache = PriceCache()
+    checkout(cache, 0)
+    tracedthread.{off}()
+    checkout(cache, 0.05)
+    tracedthread.{on}()
+""")
+    result.stdout.fnmatch_lines(["*cannot be judged: recording was paused or undone while it ran*"])
+    result.assert_outcomes(errors=1)
+
+
 def test_nothing_is_patched_or_imported_unless_it_is_asked_for(run) -> None:
     run("""
 import sys, _thread
