@@ -26,13 +26,16 @@ static uint32_t frame_id(tt_pyframe *frame, const tt_py_code *known)
 static uint32_t walk(tt_pyframe *frame)
 {
     uint32_t frames[MAX_DEPTH] = {0}, depth = 0, hidden = 0;
+    bool has_role = false;
     for (; frame && depth < MAX_DEPTH; frame = tt_pyframe_caller(frame)) {
         const tt_py_code *known = tt_py_code_of(frame);
         if (!known) continue;
         if (!known->hidden)
             frames[depth++] = frame_id(frame, known);
-        else if (known->role >= 0)
+        else if (known->role >= 0 || !has_role) {   // the outermost one, and rather one that waits
             hidden = frame_id(frame, known);
+            has_role = known->role >= 0;
+        }
     }
     if (depth == 0 && hidden) frames[depth++] = hidden;   // Thread(target=queue.get): nobody else is there to be named
     return tt_intern_stack(frames, depth);

@@ -102,7 +102,7 @@ def _stack(stack: tuple[Frame, ...], below: tuple[str, ...]) -> Iterator[str]:
     if len(frames) > MAX_FRAMES:
         yield f"    … {count(len(frames) - MAX_FRAMES, 'more frame')}"
     if not frames:
-        yield f"    {OTHER}: places that found no room in the recording"
+        yield f"    {OTHER}: no Python frames, or none that found room in the recording"
 
 
 def refusal(what: str, exc: Exception) -> str:

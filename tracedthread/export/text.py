@@ -182,7 +182,7 @@ class _Report:
         if len(stack) > MAX_FRAMES:
             lines.append(f"… {count(len(stack) - MAX_FRAMES, 'more frame')}\n", style="dim")
         if not stack:
-            lines.append(f"{OTHER}: places that found no room in the recording\n", style="dim")
+            lines.append(f"{OTHER}: no Python frames, or none that found room in the recording\n", style="dim")
         lines.rstrip()
         self.console.print(Padding(lines, (0, 0, 0, 9)))
 
