@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracedthread import Bill, bill, current_thread_stats
-from tracedthread.middleware import ASGIMiddleware, WSGIMiddleware
+from tracedthread.middleware import WSGIMiddleware
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
@@ -33,9 +32,13 @@ def keep(seconds, lock=lock):
 """
 
 
-def run(program: str, env: dict[str, str] | None = None) -> str:
+def run_unrecorded(program: str) -> str:
+    return run(program, {"TRACEDTHREAD_DISABLED": "1"}, head="")
+
+
+def run(program: str, env: dict[str, str] | None = None, *, head: str = HEAD) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", HEAD + textwrap.dedent(program)],
+        [sys.executable, "-c", head + textwrap.dedent(program)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -147,13 +150,17 @@ def test_child_of_a_fork_in_a_block_is_billed_from_the_fork_on() -> None:
 
 
 def test_without_a_recording_the_bill_is_zero() -> None:
-    with bill() as nothing:
-        pass
-    assert (nothing.wait_s, nothing.own_gil_s, nothing.idle_s, nothing.resource_s, nothing.waits) == (0, 0, 0, 0, 0)
-    assert nothing.server_timing() == "lock;dur=0.000"
-    assert not nothing.recorded
-    assert Bill().waits == 0
-    assert current_thread_stats().elapsed().wait_s == 0
+    run_unrecorded("""
+        from tracedthread import Bill, bill, current_thread_stats
+        with bill() as nothing:
+            pass
+        assert (nothing.wait_s, nothing.own_gil_s, nothing.idle_s, nothing.resource_s, nothing.waits) == (0, 0, 0, 0, 0)
+        assert nothing.server_timing() == "lock;dur=0.000"
+        assert str(nothing) == "-" and not nothing.recorded
+        assert Bill().waits == 0
+        assert current_thread_stats().elapsed().wait_s == 0
+        assert repr(current_thread_stats()) == "<ThreadStats: nothing is recorded>"
+    """)
 
 
 def test_server_timing_has_milliseconds_of_what_was_waited() -> None:
@@ -172,27 +179,23 @@ def test_server_timing_has_milliseconds_of_what_was_waited() -> None:
 
 
 @pytest.mark.parametrize("server_timing", [True, False])
-def test_wsgi_application_is_called_as_without_us(server_timing: bool) -> None:
-    """Nothing is recorded in here, so there is no header either."""
-    seen = []
-
-    def app(environ, start_response):  # type: ignore[no-untyped-def]
-        seen.append(environ["tracedthread.bill"])
-        write = start_response("200 OK", [("Server-Timing", "db;dur=5")], exc_info=(1, 2, 3))
-        write(b"a")
-        return body
-
-    def start_response(status, headers, exc_info=None):  # type: ignore[no-untyped-def]
-        seen.extend([status, headers, (exc_info,)])
-        return seen.append
-
-    body = [b"b"]
-    assert WSGIMiddleware(app, server_timing=server_timing)({}, start_response) is body
-    bill_, status, headers, exc_info, written = seen
-    assert isinstance(bill_, Bill)
-    assert str(bill_) == "-"
-    assert (status, tuple(exc_info), written) == ("200 OK", ((1, 2, 3),), b"a")
-    assert headers == [("Server-Timing", "db;dur=5")]
+def test_wsgi_application_is_called_as_without_us_where_nothing_is_recorded(server_timing: bool) -> None:
+    run_unrecorded(f"""
+        from tracedthread import Bill
+        from tracedthread.middleware import WSGIMiddleware
+        seen, body = [], [b"b"]
+        def app(environ, start_response):
+            seen.append(environ["tracedthread.bill"])
+            write = start_response("200 OK", [("Server-Timing", "db;dur=5")], exc_info=(1, 2, 3))
+            write(b"a")
+            return body
+        def start_response(status, headers, exc_info=None):
+            seen.extend([status, headers, exc_info])
+            return seen.append
+        assert WSGIMiddleware(app, server_timing={server_timing})({{}}, start_response) is body
+        assert isinstance(seen[0], Bill) and str(seen[0]) == "-"
+        assert seen[1:] == ["200 OK", [("Server-Timing", "db;dur=5")], (1, 2, 3), b"a"]
+    """)
 
 
 def test_wsgi_errors_are_the_applications_own() -> None:
@@ -274,4 +277,3 @@ def test_asgi_application_gets_the_bill_and_the_response_its_header() -> None:
         asyncio.run(ASGIMiddleware(app, server_timing=False)(scope, None, send))
         assert sent[2]["headers"] == [(b"a", b"b")]
     """)
-    assert ASGIMiddleware
