@@ -35,7 +35,7 @@ static statsobject *create(void)
 static uint64_t less(uint64_t now, uint64_t before) { return now > before ? now - before : 0; }
 
 PyDoc_STRVAR(current_doc,
-"current_thread_stats($module, /)\n--\n\n"
+"current_thread_stats()\n--\n\n"
 "What the calling thread has waited so far, as ThreadStats. All zero where nothing was recorded.");
 
 static PyObject *current(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
