@@ -3,6 +3,7 @@
 #include <string.h>
 #include <structmember.h>
 #include "py_site.h"
+#include "py_thread.h"
 #include "py_wait.h"
 #include "record.h"
 
@@ -489,22 +490,7 @@ static PyTypeObject *make_rlock_type(PyTypeObject *stock)
     return make_type(&spec, rlock_methods, stock);
 }
 
-static int add_factory(PyObject *module, PyObject *stock, const char *name)
-{
-    static PyMethodDef methods[2] = {{"allocate_lock", allocate_lock, METH_NOARGS, NULL}, {"allocate", allocate_lock, METH_NOARGS, NULL}};
-    PyMethodDef *method = strcmp(name, "allocate_lock") == 0 ? &methods[0] : &methods[1];
-    PyObject *original = PyObject_GetAttrString(stock, name), *module_name = PyUnicode_FromString("_thread"), *function = NULL;
-    int r = -1;
-    if (original && module_name) {
-        if (PyCFunction_Check(original)) method->ml_doc = ((PyCFunctionObject *)original)->m_ml->ml_doc;
-        function = PyCFunction_NewEx(method, module, module_name);
-        if (function) r = PyModule_AddObjectRef(module, name, function);
-    }
-    Py_XDECREF(original);
-    Py_XDECREF(module_name);
-    Py_XDECREF(function);
-    return r;
-}
+static PyMethodDef factories[] = {{"allocate_lock", allocate_lock, METH_NOARGS, NULL}, {"allocate", allocate_lock, METH_NOARGS, NULL}};
 
 int tt_py_lock_add(PyObject *module, PyObject *stock)
 {
@@ -519,7 +505,8 @@ int tt_py_lock_add(PyObject *module, PyObject *stock)
     if (!lock_type || !rlock_type) goto done;
     if (PyModule_AddObjectRef(module, "lock", (PyObject *)lock_type) < 0) goto done;
     if (PyModule_AddObjectRef(module, "RLock", (PyObject *)rlock_type) < 0) goto done;
-    if (add_factory(module, stock, "allocate_lock") < 0 || add_factory(module, stock, "allocate") < 0) goto done;
+    for (size_t i = 0; i < sizeof factories / sizeof *factories; i++)
+        if (tt_py_add_function(module, stock, &factories[i]) < 0) goto done;
     r = 0;
 done:
     Py_XDECREF(stock_lock);

@@ -139,30 +139,24 @@ def capture_bytes() -> int | None:
 
 def event_threshold_ms() -> float | None:
     """From how many milliseconds on a wait is kept as an event, or None for the default."""
-    value = os.environ.get("TRACEDTHREAD_EVENT_THRESHOLD_MS", "")
-    if not value:
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1e9:
-        say(f"TRACEDTHREAD_EVENT_THRESHOLD_MS: {value!r} is not a number of milliseconds; using the default")
-        return None
-    return number
+    return _number("TRACEDTHREAD_EVENT_THRESHOLD_MS", 1e9, "milliseconds")
 
 
 def deadlock_after_s() -> float | None:
     """After how many seconds of waiting a thread looks for a deadlock, 0 for never, or None for the default."""
-    value = os.environ.get("TRACEDTHREAD_DEADLOCK_AFTER_S", "")
+    return _number("TRACEDTHREAD_DEADLOCK_AFTER_S", MAX_SECONDS, "seconds")
+
+
+def _number(name: str, limit: float, unit: str) -> float | None:
+    value = os.environ.get(name, "")
     if not value:
         return None
     try:
         number = float(value)
     except ValueError:
         number = -1.0
-    if not 0 <= number < MAX_SECONDS:
-        say(f"TRACEDTHREAD_DEADLOCK_AFTER_S: {value!r} is not a number of seconds; using the default")
+    if not 0 <= number < limit:
+        say(f"{name}: {value!r} is not a number of {unit}; using the default")
         return None
     return number
 
