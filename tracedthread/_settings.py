@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SECONDS",
     "MIN_CAPTURE_BYTES",
+    "NEXT_DISTRO",
     "audit_trail",
     "capture_bytes",
     "deadlock_after_s",
@@ -66,6 +67,9 @@ __all__ = [
 MIN_CAPTURE_BYTES = 192 * 1024
 MAX_CAPTURE_BYTES = 64 * 1024**3
 MAX_SECONDS = 1e9
+
+#: Which distro of OpenTelemetry `opentelemetry-instrument` was asked for, from `otel.environment` to `otel.distro`.
+NEXT_DISTRO = "_TRACEDTHREAD_OTEL_PYTHON_DISTRO"
 
 _FALSE = ("", "0", "false", "no", "off")
 _TRUE = ("1", "true", "yes", "on")
