@@ -7,6 +7,7 @@
 static uint64_t event_threshold_ns = 1000000;
 
 void tt_event_threshold_set(uint64_t ns) { event_threshold_ns = ns; }
+uint64_t tt_event_threshold_get(void) { return event_threshold_ns; }
 
 void tt_hold_count_odd(tt_site_stats *s, uint64_t pending)
 {

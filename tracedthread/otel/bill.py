@@ -6,17 +6,19 @@ wait, in seconds.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, get_tracer_provider
 
 from tracedthread.billing import Bill
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import Span
+    from opentelemetry.trace import TracerProvider
 
-__all__ = ["BillProcessor"]
+__all__ = ["BillProcessor", "Bills"]
 
 
 class BillProcessor(SpanProcessor):
@@ -56,3 +58,41 @@ class _Ending:
                 span.set_attributes(self._bill.attributes())
         finally:
             span.end(end_time)
+
+
+_processors: WeakKeyDictionary[TracerProvider, BillProcessor] = WeakKeyDictionary()  # none is ever taken away
+
+
+class Bills:
+    """
+    Sees to it that a provider has a `BillProcessor`: a sink of the recorder, for the global one may be set later.
+
+    Args:
+        provider: None for the global one.
+    """
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
+        self._processor: BillProcessor | None = None
+        self._add()
+
+    def tick(self, *_: object) -> None:
+        """Look whether there is a provider by now."""
+        if self._processor is None:
+            self._add()
+
+    def close(self, timeout_s: float) -> None:
+        """No more bills."""
+        if self._processor is not None:
+            self._processor.enabled = False
+
+    def _add(self) -> None:
+        provider = self._provider or get_tracer_provider()
+        add = getattr(provider, "add_span_processor", None)  # which only the SDK's have
+        if add is None:
+            return
+        if (processor := _processors.get(provider)) is None:
+            processor = _processors[provider] = BillProcessor()
+            add(processor)
+        processor.enabled = True
+        self._processor = processor

@@ -9,7 +9,7 @@ import os
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.instrumentation.distro import BaseDistro, DefaultDistro
+from opentelemetry.instrumentation.distro import BaseDistro, DefaultDistro  # type: ignore[attr-defined]
 from opentelemetry.instrumentation.environment_variables import OTEL_PYTHON_DISTRO
 
 from tracedthread import _settings
@@ -23,7 +23,7 @@ __all__ = ["Distro"]
 NAME = "tracedthread"
 
 
-class Distro(BaseDistro):  # type: ignore[misc]  # an untyped class
+class Distro(BaseDistro):  # type: ignore[misc]
     """
     Stands in front of another distro, and does all that it does.
 

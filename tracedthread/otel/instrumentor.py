@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
 
 from tracedthread import _settings
 from tracedthread.patch import patch, unpatch
@@ -24,7 +24,7 @@ from .options import Options
 __all__ = ["TracedThreadInstrumentor"]
 
 
-class TracedThreadInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # an untyped class
+class TracedThreadInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """
     Records the program's locks and threads, and tells what they waited through the program's providers.
 

@@ -1,138 +1,150 @@
 """
 Providers that are nobody's but ours, for programs that need not know of OpenTelemetry: `tracedthread run --otlp`.
 
-The global providers stay the program's. A forked child gets providers of its own: what it inherits may be locked by
-threads that it does not have, and shares its parent's connections.
+The global providers stay the program's. A forked child makes providers of its own: those that it inherits may be locked
+by threads that it does not have, and share its parent's connections.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
 
 from tracedthread import _core, _settings
+from tracedthread._original import originals
 
+from . import setup
+from .exporters import Delivery, LogExporter, SpanExporter, SpanProcessor
 from .hush import hush, watch
+from .options import Options, Settled
 
-__all__ = ["Delivery", "MetricExporter", "make_resource", "make_tracer_provider"]
+if TYPE_CHECKING:
+    from tracedthread.live import LiveEvent, LiveStart
 
-_instance: dict[int, str] = {}  # by process
+__all__ = ["Private", "make_resource", "start"]
 
 
-def make_resource() -> Resource:
+def start(endpoint: str | None = None, options: Options | None = None) -> bool:
+    """
+    Export what is recorded from now on.
+
+    Args:
+        endpoint: Such as `http://localhost:4318`; None for what OTEL_EXPORTER_OTLP_* say.
+    Returns:
+        Whether it is. Not where nothing is recorded.
+    """
+    settled = (options or Options()).settled()
+    return setup.is_started() or setup.tell([Private(settled, endpoint)], settled)
+
+
+def make_resource(*, child: bool = False) -> Resource:
     """
     Who this process is: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, and what tells it from others.
 
-    `service.instance.id` is the user's in the first process only: a forked child is another instance.
+    Args:
+        child: It is a fork, so that the instance that the environment names is its parent.
     """
     resource = Resource.create({PROCESS_PID: os.getpid()})
     known: dict[str, Any] = {}
-    if _instance.keys() - {os.getpid()} or SERVICE_INSTANCE_ID not in resource.attributes:
-        known[SERVICE_INSTANCE_ID] = _instance.get(os.getpid()) or str(uuid.uuid4())
-    name = str(resource.attributes.get(SERVICE_NAME, ""))
-    if name in ("", "unknown_service") and _core.program:
+    if child or SERVICE_INSTANCE_ID not in resource.attributes:  # the SDK gives one since 1.42
+        known[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+    if _core.program and str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         known[SERVICE_NAME] = f"unknown_service:{_core.program}"
-    resource = resource.merge(Resource(known))
-    _instance[os.getpid()] = str(resource.attributes[SERVICE_INSTANCE_ID])
-    return resource
+    return resource.merge(Resource(known))
 
 
-class Delivery:
-    """What was handed over for export and what has arrived: of one signal, in one process."""
+class Private:
+    """A sink of the recorder that has its own providers."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.handed = 0
-        self.delivered = 0
-        self.failures = 0
+    def __init__(self, settled: Settled, endpoint: str | None = None) -> None:
+        self._settled = settled
+        self._endpoint = endpoint
+        self._providers = _Providers(settled, endpoint)
 
-    @property
-    def missing(self) -> int:
-        """What has not arrived: it was refused, there was no room for it, or it is under way."""
-        return self.handed - self.delivered
-
-    def say(self, destination: str, reason: str) -> None:
-        """One line when an export has failed; the same one only once."""
-        self.failures += 1
-        _settings.say(f"{self.what} cannot be delivered to {destination} ({reason}); going on without them")
-
-
-class SpanExporter(OTLPSpanExporter):
-    """By OTLP over HTTP; keeps what goes wrong to itself."""
-
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
-        self._delivery = delivery
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch."""
+    def tick(
+        self,
+        events: Sequence[LiveEvent],
+        starts: Sequence[LiveStart],
+        contexts: Mapping[int, Any],
+        lost: Mapping[str, int],
+    ) -> None:
+        """Tell the providers."""
+        if self._providers.pid != os.getpid():
+            parents = self._providers
+            self._providers = _Providers(self._settled, self._endpoint, child=True)
+            # The SDK has given them threads here, too.
+            originals.start_new_thread(parents.end, ())
         with hush():
-            try:
-                result = super().export(spans)
-                reason = "it does not take them"
-            except Exception as exc:
-                result, reason = SpanExportResult.FAILURE, type(exc).__name__
-        if result is SpanExportResult.SUCCESS:
-            self._delivery.delivered += len(spans)
-        else:
-            self._delivery.say(self._endpoint, reason)
-        return result
+            for sink in self._providers.sinks:
+                sink.tick(events, starts, contexts, lost)
 
-
-class MetricExporter(OTLPMetricExporter):
-    """By OTLP over HTTP; keeps what goes wrong to itself."""
-
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
-        self._delivery = delivery
-
-    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Send what was measured; the next time it is sent again, and grown."""
-        self._delivery.handed += 1
+    def close(self, timeout_s: float) -> None:
+        """Export what there is, as far as that can be done in time."""
+        providers = self._providers
+        leave_by = time.monotonic() + timeout_s * 0.9
         with hush():
-            try:
-                result = super().export(metrics_data, timeout_millis, **kwargs)
-                reason = "it does not take them"
-            except Exception as exc:
-                result, reason = MetricExportResult.FAILURE, type(exc).__name__
-        if result is MetricExportResult.SUCCESS:
-            self._delivery.delivered += 1
-        else:
-            self._delivery.say(self._endpoint, reason)
-        return result
+            for sink in providers.sinks:
+                sink.close(max(0.0, leave_by - time.monotonic()))
+        done = originals.allocate_lock()
+        done.acquire()
+        originals.start_new_thread(providers.end, (done.release,))
+        if not done.acquire(True, max(0.0, leave_by - time.monotonic())):
+            providers.abandon()
+        for delivery in providers.deliveries:
+            if delivery.missing:
+                _settings.say(f"{delivery.missing} of {delivery.handed} {delivery.what} have not been delivered")
 
 
-class _Processor(BatchSpanProcessor):
-    """Counts what it is handed."""
+class _Providers:
+    """Those of one process, and what tells them."""
 
-    def __init__(self, delivery: Delivery, exporter: SpanExporter) -> None:
-        super().__init__(exporter)
-        self._delivery = delivery
+    def __init__(self, settled: Settled, endpoint: str | None, *, child: bool = False) -> None:
+        self.pid = os.getpid()
+        self.deliveries: list[Delivery] = []
+        self._exporters: list[Any] = []
+        self._providers: list[Any] = []
+        self._endpoint = endpoint
+        self.resource = make_resource(child=child)
+        tracer_provider = TracerProvider(resource=self.resource, shutdown_on_exit=False)
+        spans = Delivery("spans")
+        tracer_provider.add_span_processor(SpanProcessor(spans, self._exporter(SpanExporter, spans, "traces")))
+        self._providers.append(tracer_provider)
+        logger_provider = None
+        if settled.thread_start_logs:
+            logger_provider = LoggerProvider(resource=self.resource, shutdown_on_exit=False)
+            exporter = self._exporter(LogExporter, Delivery("log events"), "logs")
+            logger_provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+            self._providers.append(logger_provider)
+        self.sinks = setup.make_sinks(settled, tracer_provider=tracer_provider, logger_provider=logger_provider)
+        watch()
 
-    def on_end(self, span: ReadableSpan) -> None:
-        self._delivery.handed += 1
-        with hush():  # that its queue is full
-            super().on_end(span)
+    def end(self, then: Any = None) -> None:
+        """Export the rest and end all threads. What takes longer is not waited for by anybody."""
+        with hush():
+            for provider in self._providers:
+                try:
+                    provider.shutdown()
+                except Exception as exc:
+                    _settings.say(f"OpenTelemetry's provider did not end: {type(exc).__name__}")
+        if then is not None:
+            then()
 
+    def abandon(self) -> None:
+        """Time is up: no more attempts."""
+        with hush():
+            for exporter in self._exporters:
+                exporter.shutdown()
 
-def make_tracer_provider(resource: Resource, delivery: Delivery, endpoint: str | None) -> TracerProvider:
-    """
-    A provider that exports by OTLP.
-
-    Args:
-        endpoint: Where to; None for what OTEL_EXPORTER_OTLP_* say.
-    """
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    exporter = SpanExporter(delivery, endpoint and f"{endpoint}/v1/traces")
-    provider.add_span_processor(_Processor(delivery, exporter))
-    watch()
-    return provider
+    def _exporter(self, kind: Any, delivery: Delivery, signal: str) -> Any:
+        exporter = kind(delivery, self._endpoint and f"{self._endpoint}/v1/{signal}")
+        self.deliveries.append(delivery)
+        self._exporters.append(exporter)
+        return exporter
