@@ -8,21 +8,19 @@ worked out once.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from typing import NamedTuple
 
 from tracedthread import layout
 from tracedthread._core import Core, Unavailable
-from tracedthread.capture import MAX_STACK_DEPTH, MIN_SLOPE_NS, CaptureError, Frame, text
+from tracedthread.capture import MAX_STACK_DEPTH, CaptureError, Frame, text
 from tracedthread.layout import Layout, Record, Section
+from tracedthread.ticks import Clock
 
 __all__ = ["NOBODY", "Live", "LiveEvent", "LiveStart", "Place", "Who"]
 
 _U64 = struct.Struct("<Q")
 _USED_OFFSET = layout.SECTION.offsets()[Section._fields.index("used")]
 _TOLD_KINDS = layout.CONTENTION_KINDS | layout.RESOURCE_KINDS
-#: Anchors of the clock that are kept: as many busy ticks back times are exact, before that they are nearly so.
-_ANCHORS = 128
 
 
 class Place(NamedTuple):
@@ -101,51 +99,6 @@ class LiveStart(NamedTuple):
     parent: Who
     stack: tuple[Frame, ...]
     context: int
-
-
-class Clock:
-    """
-    Ticks as unix time.
-
-    Between two anchors the processor's counter and the monotonic clock run evenly. How far the wall clock is from the
-    monotonic one is taken from the newest anchor, so that a wait keeps its length when the wall clock is set.
-    """
-
-    def __init__(self, header: layout.Header) -> None:
-        self._calibrated = header.ns_per_tick / 2**32
-        self._ticks = [header.first_ticks]
-        self._monotonic_ns = [header.first_monotonic_ns]
-        self._slopes = [self._calibrated]  # from each anchor to the next one, or on
-        self._offset_ns = header.first_wall_ns - header.first_monotonic_ns
-
-    def advance(self, header: layout.Header) -> None:
-        """Take note of the newest anchor."""
-        self._offset_ns = header.last_wall_ns - header.last_monotonic_ns
-        elapsed_ns = header.last_monotonic_ns - self._monotonic_ns[-1]
-        elapsed_ticks = header.last_ticks - self._ticks[-1]
-        if elapsed_ns < MIN_SLOPE_NS or elapsed_ticks <= 0:
-            return
-        slope = elapsed_ns / elapsed_ticks
-        if not 0.8 < slope / self._calibrated < 1.25:
-            slope = self._calibrated
-        self._slopes[-1] = slope
-        self._ticks.append(header.last_ticks)
-        self._monotonic_ns.append(header.last_monotonic_ns)
-        self._slopes.append(slope)
-        if len(self._ticks) > _ANCHORS:
-            for known in (self._ticks, self._monotonic_ns, self._slopes):
-                del known[1]
-            span = self._ticks[1] - self._ticks[0]
-            self._slopes[0] = (self._monotonic_ns[1] - self._monotonic_ns[0]) / span
-
-    def unix_ns(self, ticks: int) -> int:
-        """When that was, nanoseconds since 1970."""
-        at = max(0, bisect_right(self._ticks, ticks) - 1)
-        return self._monotonic_ns[at] + round((ticks - self._ticks[at]) * self._slopes[at]) + self._offset_ns
-
-    def seconds(self, ticks: int) -> float:
-        """How long that is."""
-        return ticks * self._slopes[-1] * 1e-9
 
 
 class Live:
