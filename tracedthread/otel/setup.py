@@ -97,7 +97,7 @@ def tell(sinks: Iterable[recorder.Sink], settled: Settled) -> bool:
     if settled.thread_start_logs:
         audit.keep_trail()
     sinks = list(sinks)
-    if not recorder.start(sinks, context_variable=context_variable()):
+    if not recorder.start(sinks, context_variable=context_variable() if hasattr(core.types, "carry_context") else None):
         return False
     _sinks.extend(sinks)
     return True
