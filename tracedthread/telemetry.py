@@ -1,15 +1,14 @@
 """
 Telemetry beside a program that knows nothing of it: `tracedthread run --otlp` and `--prometheus-listen`.
 
-What is imported for it is not the program's: it is found as if the program were not there, and where the program has
-modules of the same names, these are what it gets.
+What is imported for it is not the program's: it is found as if the program were not there, and before it begins. Where
+the program has modules of the same names, these are what it gets.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 
 from . import _settings
 
@@ -38,49 +37,55 @@ def start(
     """
     endpoint = otlp_endpoint or _settings.otlp_endpoint()
     address = prometheus_listen or _settings.prometheus_listen()
-    wanted: list[Callable[[], object]] = []
+    wanted: list[Callable[[], Callable[[], object] | None]] = []
     if otlp or endpoint or _settings.otlp():
-        wanted.append(lambda: _export(endpoint))
+        wanted.append(lambda: _exporting(endpoint))
     if address:
-        wanted.append(lambda: _serve(address))
+        wanted.append(lambda: _serving(address))
     if not wanted:
         return
     known = set(sys.modules)
     programs = list(sys.path)
-    if paths is not None:
-        sys.path[:] = paths
-    sys.path[:] = _without_first(sys.path)
+    in_front = programs[: len(programs) - len(_without_first(programs))]
+    sys.path[:] = _without_first(programs if paths is None else paths)
     try:
-        for begin in wanted:
-            begin()
+        for prepare in wanted:
+            begin = prepare()
+            if begin is not None and not _is_in_the_way(known, in_front):
+                _attempt(begin)
     finally:
         sys.path[:] = programs
-        _make_way(known, programs[: len(programs) - len(_without_first(programs))])
+        _make_way(known, in_front)
 
 
-def _export(endpoint: str | None) -> None:
+def _exporting(endpoint: str | None) -> Callable[[], object] | None:
     if endpoint is None and (protocol := _unsupported_protocol()) is not None:
         _settings.say(f"no telemetry: --otlp speaks http/protobuf, not {protocol}; give it an endpoint that does")
-        return
+        return None
     try:
-        from .otel import private
+        from .otel import exporters, private
 
-        private.start(endpoint)
+        exporters.load()
     except ImportError as exc:
         _settings.say(f"no telemetry: --otlp needs more ({exc}): pip install 'tracedthread[otlp]'")
-    except Exception as exc:
-        _settings.say(f"no telemetry: {type(exc).__name__}: {exc}")
+        return None
+    return lambda: private.start(endpoint)
 
 
-def _serve(address: str) -> None:
+def _serving(address: str) -> Callable[[], object] | None:
     try:
         from . import prometheus
-
-        prometheus.listen(address)
     except ImportError as exc:
-        _settings.say(f"no metrics: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
+        _settings.say(f"no telemetry: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
+        return None
+    return lambda: prometheus.listen(address)
+
+
+def _attempt(begin: Callable[[], object]) -> None:
+    try:
+        begin()
     except Exception as exc:
-        _settings.say(f"no metrics: {type(exc).__name__}: {exc}")
+        _settings.say(f"no telemetry: {type(exc).__name__}: {exc}")
 
 
 def _unsupported_protocol() -> str | None:
@@ -96,12 +101,33 @@ def _without_first(paths: list[str]) -> list[str]:
     return paths if is_safe else paths[1:]
 
 
+def _is_in_the_way(known: set[str], folders: list[str]) -> bool:
+    """
+    Whether the program has a module called as one that the exporters are made of.
+
+    They import from each other while they run, and would get the program's.
+    """
+    found = sorted(name for name in _shadowed(known, folders) if name not in sys.stdlib_module_names)
+    if found:
+        _settings.say(f"no telemetry: it needs a module {found[0]!r} that is not the program's of that name")
+    return bool(found)
+
+
 def _make_way(known: set[str], folders: list[str]) -> None:
     """Let the program have those of its own modules that are called as some of what was imported for us."""
-    own = set()
-    for folder in folders:
-        with suppress(OSError):
-            own |= {entry.partition(".")[0] for entry in os.listdir(folder or ".")}
+    shadowed = _shadowed(known, folders)
     for name in sorted(set(sys.modules) - known):
-        if name.partition(".")[0] in own:
+        if name.partition(".")[0] in shadowed:
             del sys.modules[name]
+
+
+def _shadowed(known: set[str], folders: list[str]) -> set[str]:
+    """Names of what was imported since `known` that are the program's in these folders."""
+    from importlib.machinery import PathFinder
+
+    result = set()
+    for name in {name.partition(".")[0] for name in set(sys.modules) - known}:
+        spec = PathFinder.find_spec(name, [folder or os.getcwd() for folder in folders])
+        if spec is not None and spec.loader is not None and spec.origin is not None:
+            result.add(name)
+    return result

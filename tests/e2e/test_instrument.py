@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 INSTRUMENT = [
     sys.executable,
     "-c",
-    "import sys; sys.argv[0] = 'opentelemetry-instrument'\n"
     "from opentelemetry.instrumentation.auto_instrumentation import run; run()",
 ]
 

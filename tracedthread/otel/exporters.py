@@ -17,7 +17,7 @@ from tracedthread import _settings
 
 from .hush import hush
 
-__all__ = ["Delivery", "LogExporter", "MetricExporter", "SpanExporter", "SpanProcessor"]
+__all__ = ["Delivery", "LogExporter", "MetricExporter", "SpanExporter", "SpanProcessor", "load"]
 
 
 class Delivery:
@@ -108,3 +108,13 @@ class SpanProcessor(BatchSpanProcessor):
         self._delivery.handed += 1
         with hush():  # that its queue is full
             super().on_end(span)
+
+
+def load() -> None:
+    """Import what they would import when they are made or used, so that nothing is while the program runs."""
+    import netrc  # noqa: F401  by requests
+
+    "localhost".encode("idna")
+
+    for kind in (SpanExporter, MetricExporter, LogExporter):
+        kind(Delivery(""), "http://localhost").shutdown()
