@@ -67,8 +67,8 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
     Tell these sinks, or all, what is new for the last time, and close them.
 
     Returns:
-        Whether they are closed. If not, they are left behind, and told nothing any more. Only when a sink calls this, or
-        a signal handler in the middle of another call, they will be closed when that returns.
+        Whether they are closed. If not, they are left behind, and told nothing more. Only when a sink calls this, or a
+        signal handler in the middle of another call, they will be closed when that returns.
     """
     with shared.guard:
         recorder = shared.current
