@@ -67,8 +67,8 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
     Tell these sinks, or all, what is new for the last time, and close them.
 
     Returns:
-        Whether they are closed. If not, they are left behind, and told nothing any more; only when a sink itself calls
-        this, it is still to come.
+        Whether they are closed. If not, they are left behind, and told nothing more. Only when a sink calls this, or a
+        signal handler in the middle of another call, they will be closed when that returns.
     """
     with shared.guard:
         recorder = shared.current
@@ -77,8 +77,10 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
         chosen = recorder.sinks if sinks is None else [sink for sink in sinks if sink in recorder.sinks]
         recorder.leave_by = time.monotonic() + timeout_s
         recorder.leaving = [*recorder.leaving, *chosen]
-    if recorder.is_here or recorder.look(timeout_s):
-        return not recorder.is_here
+    if recorder.waits_for_caller:
+        return False
+    if recorder.look(timeout_s):
+        return True
     with shared.guard:
         behind = [sink for sink in chosen if sink in recorder.sinks]
         recorder.sinks = [sink for sink in recorder.sinks if sink not in behind]

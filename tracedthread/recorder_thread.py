@@ -134,13 +134,17 @@ class RecorderThread:
         _release([*callers, *self._callers])
 
     @property
-    def is_here(self) -> bool:
-        """Whether this is the thread: a sink asks, or a destructor that runs in it."""
-        return bool(self.ident == originals.get_ident())
+    def waits_for_caller(self) -> bool:
+        """
+        Whether it would be kept waiting by who asks.
+
+        By a sink, or a destructor that runs in this thread; by a signal handler in the middle of starting or stopping.
+        """
+        return bool(self.ident == originals.get_ident() or shared.guard._is_owned())
 
     def look(self, timeout_s: float) -> bool:
-        """Wait until the thread has looked at what there is now."""
-        if self.is_here:
+        """Wait until the thread has looked at what there is now. Returns whether it has."""
+        if self.waits_for_caller:
             return False
         done = originals.allocate_lock()
         done.acquire()
@@ -156,7 +160,7 @@ class RecorderThread:
 
         Returns False if that takes too long; then nobody waits again for the same look.
         """
-        if self.is_here or self._impatient_at == self._looks:
+        if self.ident == originals.get_ident() or self._impatient_at == self._looks:
             return False
         if self._still.acquire(True, _FORK_PATIENCE_S):
             return True
