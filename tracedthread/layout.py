@@ -277,7 +277,8 @@ class Layout(Generic[Record]):
         self.name = name
         self.make = make
         self.formats = [*formats.split(), *since.split()]
-        self.size = struct.calcsize("<" + "".join(self.formats))
+        self._struct = struct.Struct("<" + "".join(self.formats))
+        self.size = self._struct.size
         self.first_size = struct.calcsize("<" + formats)
 
     def offsets(self) -> list[int]:
@@ -303,9 +304,9 @@ class Layout(Generic[Record]):
         layout = struct.Struct(f"<{''.join(known)}{stride - struct.calcsize('<' + ''.join(known))}x")
         return (self.make((*fields, *missing)) for fields in layout.iter_unpack(data))
 
-    def read(self, data: bytes, offset: int = 0) -> Record:
+    def read(self, data: bytes | memoryview, offset: int = 0) -> Record:
         """The record at `offset`."""
-        return self.make(struct.unpack_from("<" + "".join(self.formats), data, offset))
+        return self.make(self._struct.unpack_from(data, offset))
 
 
 _HISTOGRAM = f"{8 * BUCKETS}s"
