@@ -144,11 +144,18 @@ static void open_door(int memfd)
     door.inode = status.st_ino;
 }
 
-// The program may have closed the descriptor and given its number to something else, which is not ours to close.
-static void close_door(void)
+// The program may have closed the descriptor and given its number to something else, which is not ours.
+int tt_capture_descriptor(void)
 {
     struct stat now;
-    if (door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode) close(door.fd);
+    bool is_ours = door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode;
+    return is_ours ? door.fd : -1;
+}
+
+static void close_door(void)
+{
+    int fd = tt_capture_descriptor();
+    if (fd >= 0) close(fd);
     door.fd = -1;
 }
 

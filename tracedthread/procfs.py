@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 CAP_SYS_PTRACE = 19
 # Handlers of these do nothing to locks: KeyboardInterrupt's, faulthandler's and the C library's own.
@@ -15,6 +16,10 @@ _SWITCHES = (b"TRACEDTHREAD_DISABLED", b"OTEL_SDK_DISABLED", b"OTEL_PYTHON_DISAB
 
 class Refused(Exception):
     """Why a process cannot be looked into. The message is one line."""
+
+
+class Unrecorded(Refused):
+    """There is nothing to look into."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,29 @@ class Status:
     def is_stopped(self) -> bool:
         """By SIGSTOP, or by a debugger."""
         return self.state in ("T", "t")
+
+
+class Process(NamedTuple):
+    """A line of the list of all processes: its parent, and field 22 of its stat, which tells a reused pid."""
+
+    parent: int
+    start: int
+
+
+def processes() -> dict[int, Process]:
+    """All processes that /proc shows, but those that have ended and only wait for their parent to look."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
+                fields = file.read(4096).rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if len(fields) > 19 and fields[0] not in (b"Z", b"X"):
+            found[int(name)] = Process(int(fields[1]), int(fields[19]))
+    return found
 
 
 def read_status(pid: int) -> Status:
