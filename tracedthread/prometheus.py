@@ -5,11 +5,11 @@ Metrics for Prometheus: a collector for `prometheus_client`, and an endpoint tha
     curl localhost:9464/metrics              # all processes of a prefork server together
     curl localhost:9464/metrics?workers=1    # each by itself, with the label `worker`
 
-Names are those that Prometheus makes of the same metrics when they come by OTLP, so that one dashboard serves both ways.
-Exemplars are there for those who ask for OpenMetrics.
+Names are those that Prometheus makes of the same metrics when they come by OTLP, so that one dashboard serves both
+ways. Exemplars are there for those who ask for OpenMetrics.
 
-The endpoint is one thread, started and kept by the interpreter's own primitives, that serves one request after the other, each
-within a few seconds. A forked child does not have it, and closes what it inherits.
+The endpoint is one thread, started and kept by the interpreter's own primitives, that serves one request after the
+other, each within a few seconds. A forked child does not have it, and closes what it inherits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,7 +30,6 @@ from urllib.parse import parse_qs, urlsplit
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.samples import Exemplar as PrometheusExemplar
-from prometheus_client.utils import floatToGoString
 
 from tracedthread import _settings, names
 from tracedthread._original import originals
@@ -125,13 +125,14 @@ def _buckets(point: Measurement, value: HistogramValue, exemplars: Exemplars | N
     reached, low = 0, 0.0
     for bound, count in zip((*value.bounds, float("inf")), value.counts):
         reached += count
+        le = "+Inf" if bound == float("inf") else repr(bound)
         one = exemplars.within(point.metric.name, point.attributes, low, bound) if exemplars and count else None
         if one is None:
-            result.append((floatToGoString(bound), reached))
+            result.append((le, reached))
         else:
             ids = {"trace_id": f"{one.trace_id:032x}", "span_id": f"{one.span_id:016x}"}
             mark = PrometheusExemplar(ids, one.value_s, one.time_ns / 1e9)
-            result.append((floatToGoString(bound), reached, mark))
+            result.append((le, reached, mark))
         low = bound
     return result
 
@@ -209,21 +210,23 @@ class Server:
         if self._pid != os.getpid() or self not in _live:
             return
         _live.discard(self)
-        try:
+        with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
-        except OSError:
-            pass
         self._ended.acquire(timeout=timeout_s)
         self._listener.close()
 
     def _run(self) -> None:
+        listener = self._listener.fileno()
+        poll = select.poll()  # not select(), which knows no descriptor above 1023
+        poll.register(listener, select.POLLIN)
+        poll.register(self.workers, select.POLLIN)
         try:
             while self in _live:
                 try:
-                    readable, _, _ = select.select([self._listener, self.workers], [], [])
-                    if self.workers in readable:
+                    ready = {fd for fd, _ in poll.poll()}
+                    if self.workers.fileno() in ready:
                         self.workers.receive()
-                    if self._listener in readable:
+                    if listener in ready:
                         self._serve()
                 except Exception as exc:
                     self.failures += 1

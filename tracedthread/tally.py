@@ -6,8 +6,8 @@ the stacks one frame. What does not change is read once: records of sites and bl
 
 Everything adds up exactly, over the locks of one name and over processes. Times are integers, in 2^-32 ns: ticks times
 the rate measured at the start, which is known to about 3e-5. The report's rate gets finer as a recording gets longer,
-but with a rate that moves, sums would sometimes go backwards. A histogram is one integer, 64 bits a bucket: added in one
-go.
+but with a rate that moves, sums would sometimes go backwards. A histogram is one integer, 64 bits a bucket, which one
+addition adds.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """
 The captures of a process and of its descendants, added up: what a prefork server's one endpoint tells.
 
-A forked child records into a capture of its own, which begins at zero, and dies when it likes. So that nothing is missed and
-nothing counted twice, it sends its capture's descriptor here as the first thing it does: through a socket that all
-descendants inherit. The memory behind the descriptor stays when the child is gone, killed or not; its final totals are then
-added to those of all that have ended, and the descriptor is closed.
+A forked child records into a capture of its own, which begins at zero, and dies when it likes. So that nothing is
+missed and nothing counted twice, it sends its capture's descriptor here as the first thing it does: through a socket
+that all descendants inherit. The memory behind the descriptor stays when the child is gone, killed or not; its final
+totals are then added to those of all that have ended, and the descriptor is closed.
 
 Descendants that have not sent theirs (they are not forks, or closed all descriptors) are looked for in /proc at every
 measurement. Of these, one that lives and dies between two measurements is missed.
@@ -17,6 +17,7 @@ import socket
 import stat
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from tracedthread import _core, layout, names
@@ -279,10 +280,8 @@ def _identify(file: socket.socket) -> tuple[int, int] | None:
 
 
 def _close_quietly(fd: int) -> None:
-    try:
+    with suppress(OSError):
         os.close(fd)
-    except OSError:
-        pass
 
 
 def _descendants(root: int, table: Mapping[int, Process]) -> list[int]:

@@ -1,9 +1,9 @@
 """
 The native histograms by OTLP, count by count: the SDK has no way in for a histogram that is already one.
 
-So they are exported beside the MeterProvider, with its resource, by an exporter of our own on a thread of our own, started
-and put to sleep by the interpreter's own primitives. A collector that is slow or down keeps up nobody else: nothing is
-queued, for the next export says it all again. A forked child exports its own, as another instance.
+So they are exported beside the MeterProvider, with its resource, by an exporter of our own on a thread of our own,
+started and put to sleep by the interpreter's own primitives. A collector that is slow or down keeps up nobody else:
+nothing is queued, for the next export says it all again. A forked child exports its own, as another instance.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def interval_s() -> float:
 
 
 def prefers_delta() -> bool:
-    """Whether histograms are to say what is new rather than all, as OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE."""
+    """Whether OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE wants of histograms what is new rather than all."""
     preference = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "").strip().lower()
     return preference in ("delta", "lowmemory")
 
