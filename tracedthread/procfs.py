@@ -5,13 +5,20 @@ What /proc tells everybody about a process, and why it does not tell us more.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 CAP_SYS_PTRACE = 19
 # Handlers of these do nothing to locks: KeyboardInterrupt's, faulthandler's and the C library's own.
 _HARMLESS_SIGNALS = frozenset({2, 4, 6, 7, 8, 11, 32, 33})
 _SWITCHES = (b"TRACEDTHREAD_DISABLED", b"OTEL_SDK_DISABLED", b"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
+
+
+class SupportsFileno(Protocol):
+    """Something open."""
+
+    def fileno(self) -> int: ...  # noqa: D102
 
 
 class Refused(Exception):
@@ -229,3 +236,12 @@ def _yama_scope() -> int:
             return int(file.read())
     except (OSError, ValueError):
         return 0
+
+
+def identify(socket: SupportsFileno) -> tuple[int, int] | None:
+    """Which socket it is, whatever its number; None if it is none any more."""
+    try:
+        status = os.fstat(socket.fileno())
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None

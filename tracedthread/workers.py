@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +23,7 @@ from tracedthread import _core, layout, names
 from tracedthread._original import originals
 from tracedthread.capture import CaptureError
 from tracedthread.measure import Measurement, Stream
-from tracedthread.procfs import Process, Refused, Unrecorded, processes
+from tracedthread.procfs import Process, Refused, Unrecorded, identify, processes
 from tracedthread.shown import TOP, Shown
 from tracedthread.tally import EMPTY, Tallier, Tally, read_descriptor, read_own
 from tracedthread.target import Target
@@ -100,7 +99,8 @@ class Workers:
         self._inbox, self._outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inbox.setblocking(False)
         self._outbox.setblocking(False)
-        self._outbox_is = _identify(self._outbox)
+        # The program may close them, and give their numbers to sockets of its own.
+        self._inbox_is, self._outbox_is = identify(self._inbox), identify(self._outbox)
         _live.add(self)
 
     def fileno(self) -> int:
@@ -117,11 +117,12 @@ class Workers:
         self._measure()
         return self._newest_each
 
-    def receive(self) -> None:
-        """Take what children have sent."""
+    def receive(self) -> bool:
+        """Take what children have sent. Returns False when nothing can come any more."""
         if self._lock.acquire(timeout=OWN_WAIT_S):
             try:
-                self._receive()
+                if not self._receive():
+                    return False
                 if len(self._known) > self._sweep_at:
                     self._retire(processes())
                     self._sweep_at = max(KEPT_AT_MOST, 2 * len(self._known))
@@ -129,6 +130,7 @@ class Workers:
                 self.failures += 1
             finally:
                 self._lock.release()
+        return True
 
     def close(self) -> None:
         """Let go of all descriptors."""
@@ -200,12 +202,14 @@ class Workers:
             os.close(worker.fd)
             del self._known[worker.identity]
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
         while True:
+            if identify(self._inbox) != self._inbox_is:
+                return False
             try:
                 _, descriptors, _, _ = socket.recv_fds(self._inbox, 16, 1)
             except (BlockingIOError, InterruptedError):
-                return
+                return True
             for fd in descriptors:
                 self._take(fd, 0, None)
 
@@ -248,8 +252,7 @@ class Workers:
     def _after_fork(self) -> None:
         """In a child: send our own capture, and let go of what is the parent's."""
         try:
-            # The program may have closed the socket and given its number to something else.
-            if _identify(self._outbox) == self._outbox_is and (fd := _own_descriptor(self._core)) is not None:
+            if identify(self._outbox) == self._outbox_is and (fd := _own_descriptor(self._core)) is not None:
                 try:
                     socket.send_fds(self._outbox, [b"capture"], [fd], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
                 finally:
@@ -269,14 +272,6 @@ def _own_descriptor(core: _core.Core) -> int | None:
         return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC)
     fd = core.lib.tt_capture_descriptor()
     return os.dup(fd) if fd >= 0 else None
-
-
-def _identify(file: socket.socket) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(file.fileno())
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
 
 def _close_quietly(fd: int) -> None:
