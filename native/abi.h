@@ -18,6 +18,8 @@ const char *tt_capture_error(void);
 // The mapped capture, NULL before tt_capture_open, and its length in bytes.
 const void *tt_capture_base(void);
 uint64_t tt_capture_size(void);
+// A descriptor of the memfd behind it, -1 when there is none. It is not to be closed.
+int tt_capture_descriptor(void);
 uint64_t tt_capture_size_for(const tt_sizes *sizes);
 
 // Starts or stops counting. Locks work either way. Holds in progress at a change are not counted, and of waits only

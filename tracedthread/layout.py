@@ -13,7 +13,7 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS = range(13)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -27,6 +27,7 @@ SECTION_NAMES = (
     "blame",
     "starts",
     "contended",
+    "totals",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -255,6 +256,16 @@ class ContendedRecord(NamedTuple):
     entered: int
 
 
+class TotalsRecord(NamedTuple):
+    """tt_totals; the histogram is left as bytes."""
+
+    started: int
+    start_ticks: int
+    begun: int
+    ended: int
+    start_histogram: bytes
+
+
 Record = TypeVar("Record")
 
 
@@ -316,3 +327,4 @@ THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I
 EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I I I")
 START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord._make, "Q Q I I I I I I I I")
+TOTALS_RECORD = Layout("tt_totals", TotalsRecord._make, f"Q Q Q Q {_HISTOGRAM}")

@@ -23,6 +23,8 @@ class Options:
         spans_per_second: No more spans than these, the longest waits first; 0: none. Default:
             $TRACEDTHREAD_SPANS_PER_SECOND, else 1,000.
         metrics_top: How many locks have metrics of their own. Default: $TRACEDTHREAD_METRICS_TOP, else 20.
+        otlp_histograms: Whether the histograms are exported by OTLP, beside what the MeterProvider does. Default:
+            $TRACEDTHREAD_OTLP_HISTOGRAMS, else whether OTEL_METRICS_EXPORTER or an endpoint for OTLP say so.
         thread_start_logs: Whether thread starts are told as log events. Default: $TRACEDTHREAD_THREAD_START_LOGS.
     """
 
@@ -31,6 +33,7 @@ class Options:
     root_span_threshold_ms: float | None = None
     spans_per_second: int | None = None
     metrics_top: int | None = None
+    otlp_histograms: bool | None = None
     thread_start_logs: bool | None = None
 
     def settled(self) -> Settled:
@@ -40,6 +43,7 @@ class Options:
             root_span_threshold_s=_settings.root_span_threshold_ms(self.root_span_threshold_ms) / 1e3,
             spans_per_second=_settings.spans_per_second(self.spans_per_second),
             metrics_top=_settings.metrics_top(self.metrics_top),
+            otlp_histograms=_settings.otlp_histograms(self.otlp_histograms),
             thread_start_logs=_settings.thread_start_logs(self.thread_start_logs),
         )
 
@@ -52,4 +56,5 @@ class Settled:
     root_span_threshold_s: float
     spans_per_second: int
     metrics_top: int
+    otlp_histograms: bool | None
     thread_start_logs: bool
