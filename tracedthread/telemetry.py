@@ -74,11 +74,11 @@ def _exporting(endpoint: str | None) -> Callable[[], object] | None:
 
 def _serving(address: str) -> Callable[[], object] | None:
     try:
-        from . import prometheus
+        from .prometheus import listen
     except ImportError as exc:
         _settings.say(f"no telemetry: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
         return None
-    return lambda: prometheus.listen(address)
+    return lambda: listen(address)
 
 
 def _attempt(begin: Callable[[], object]) -> None:

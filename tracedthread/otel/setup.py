@@ -19,8 +19,11 @@ from opentelemetry import _logs, trace
 
 from tracedthread import __version__, _core, audit, names, recorder
 from tracedthread.exemplars import Exemplars
+from tracedthread.measure import Board
+from tracedthread.tally import read_own
 
 from .bill import Bills
+from .metrics import Metrics
 from .options import Options
 from .spans import Spans, context_variable
 from .starts import Starts
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from .options import Settled
 
-__all__ = ["PROVIDERS", "is_started", "make_sinks", "start", "stop", "tell"]
+__all__ = ["PROVIDERS", "is_started", "make_board", "make_sinks", "start", "stop", "tell"]
 
 PROVIDERS = ("tracer_provider", "meter_provider", "logger_provider")
 
@@ -57,11 +60,16 @@ def start(
     """
     if is_started():
         return True
+    core = _core.loaded()
+    if core is None or not core.is_open:
+        return False
     settled = (options or Options()).settled()
-    sinks = make_sinks(
-        settled, tracer_provider=tracer_provider, meter_provider=meter_provider, logger_provider=logger_provider
+    exemplars = Exemplars()
+    sinks = make_sinks(settled, exemplars, tracer_provider, logger_provider)
+    measured = Metrics(
+        make_board(settled), meter_provider, tracer_provider, exemplars=exemplars, histograms=settled.otlp_histograms
     )
-    return tell([*sinks, Bills(tracer_provider)], settled)
+    return tell([*sinks, measured, Bills(tracer_provider)], settled)
 
 
 def stop(timeout_s: float = recorder.EXIT_TIMEOUT_S) -> bool:
@@ -88,30 +96,31 @@ def tell(sinks: Iterable[recorder.Sink], settled: Settled) -> bool:
     Returns:
         Whether there is a recorder.
     """
-    core = _core.loaded()
-    if core is None or not core.is_open:
-        return False
+    core = _core.load()
     least_ns = int(1e9 * min(settled.span_threshold_s, settled.root_span_threshold_s))
     if least_ns < core.lib.tt_event_threshold_get():  # shorter waits are not kept one by one
         core.lib.tt_event_threshold_set(least_ns)
     if settled.thread_start_logs:
         audit.keep_trail()
     sinks = list(sinks)
-    if not recorder.start(sinks, context_variable=context_variable() if hasattr(core.types, "carry_context") else None):
+    if not recorder.start(sinks, context_variable=context_variable()):
         return False
     _sinks.extend(sinks)
     return True
 
 
+def make_board(settled: Settled) -> Board:
+    """What is measured in this process."""
+    return Board(read_own(_core.load()), top=settled.metrics_top, dropped=recorder.lost)
+
+
 def make_sinks(
     settled: Settled,
-    *,
+    exemplars: Exemplars,
     tracer_provider: TracerProvider | None = None,
-    meter_provider: MeterProvider | None = None,
     logger_provider: LoggerProvider | None = None,
 ) -> list[recorder.Sink]:
-    """What tells these providers; in a process that has been forked, only what is made there may tell new ones."""
-    exemplars = Exemplars()
+    """What tells these providers of single waits and starts; None for the global ones."""
     sinks: list[recorder.Sink] = []
     if settled.spans_per_second > 0:
         tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL)
