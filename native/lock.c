@@ -226,12 +226,16 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
 {
     tt_queue *q = l->queue;
     uint64_t now = tt_ledger_charge(l);
-    tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
-    q->free_since = now;
-    q->release_stack = stack;
     // A thread without a record gets one now, unless it is past its end: that has no stack any more.
     q->releaser = q->recorded && (stack || tt_thread_known()) ? tt_thread_current_index() : 0;
     q->releaser_generation = generation_of(q->releaser);
+    if (!q->owner_record && q->owner == tt_self()) {
+        q->owner_record = q->releaser;
+        q->owner_generation = q->releaser_generation;
+    }
+    tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
+    q->free_since = now;
+    q->release_stack = stack;
     if (q->granted) {   // another thread releases what `granted` has not come to know it has
         q->granted->ended = true;
         note_releaser(q, q->granted);
