@@ -27,27 +27,25 @@ def start(
     paths: list[str] | None = None,
 ) -> None:
     """
-    Start what is asked for here, or in TRACEDTHREAD_*. What cannot be started costs one line.
+    Start what is asked for. What cannot be started costs one line.
 
     Args:
         otlp: Export by OTLP.
-        otlp_endpoint: Where to; None for what the environment says.
+        otlp_endpoint: Where to; None for what OTEL_EXPORTER_OTLP_* say.
         prometheus_listen: Where to serve metrics, as ADDR:PORT.
-        paths: What sys.path was before it was made the program's.
+        paths: What sys.path was before it was made the program's; None: it has not been made so yet.
     """
-    endpoint = otlp_endpoint or _settings.otlp_endpoint()
-    address = prometheus_listen or _settings.prometheus_listen()
     wanted: list[Callable[[], Callable[[], object] | None]] = []
-    if otlp or endpoint or _settings.otlp():
-        wanted.append(lambda: _exporting(endpoint))
-    if address:
-        wanted.append(lambda: _serving(address))
-    if not wanted:
-        return
+    if otlp:
+        wanted.append(lambda: _exporting(otlp_endpoint))
+    if prometheus_listen:
+        wanted.append(lambda: _serving(prometheus_listen))
     known = set(sys.modules)
     programs = list(sys.path)
-    in_front = programs[: len(programs) - len(_without_first(programs))]
-    sys.path[:] = _without_first(programs if paths is None else paths)
+    in_front: list[str] = []
+    if paths is not None:
+        in_front = programs[: len(programs) - len(_without_first(programs))]
+        sys.path[:] = _without_first(paths)
     try:
         for prepare in wanted:
             begin = prepare()

@@ -213,13 +213,10 @@ def test_usage_errors(tmp_path: Path, arguments: list[str], message: str) -> Non
 
 
 @pytest.mark.parametrize("trouble", ["down", "slow", "503", "garbage"])
-def test_a_collector_in_trouble_costs_a_line_or_two_and_little_time(tmp_path: Path, trouble: str) -> None:
+def test_a_collector_in_trouble_costs_two_lines_and_little_time(tmp_path: Path, trouble: str) -> None:
     program = """
         wait(2)
         print("done", flush=True)
-        import atexit, os
-        began = time.monotonic()
-        # Registered first, it runs last: behind it there is nothing but the interpreter.
         """
     kinds = {"slow": {"delay_s": 30.0}, "503": {"status": 503}, "garbage": {"status": 418}}
     with Collector(**kinds.get(trouble, {})) as collector:  # type: ignore[arg-type]
@@ -240,6 +237,7 @@ def test_a_collector_in_trouble_costs_a_line_or_two_and_little_time(tmp_path: Pa
         assert time.monotonic() - began < 20  # 2 s and what a busy machine makes of them
         assert (process.returncode, out) == (0, "")
         lines = err.splitlines()
-        assert all(line.startswith("tracedthread: ") for line in lines), err
-        assert "tracedthread: 2 of 2 spans have not been delivered" in lines
-        assert len(lines) <= 4
+        assert lines[-1] == "tracedthread: not delivered: 2 of 2 spans, 1 of 1 exports of metrics"
+        failures = [line for line in lines[:-1] if line.startswith("tracedthread: telemetry cannot be delivered to ")]
+        assert failures == lines[:-1]
+        assert len(failures) == 1 or (failures == [] and trouble == "slow")  # that did not answer in time

@@ -53,7 +53,7 @@ class Options:
         if self.script is None and self.module is None:
             return "what shall be run? Give a SCRIPT or -m MODULE"
         if self.follow_fork and self.output is None and not self.tells:
-            return "--follow-fork needs -o FILE: the other processes record to files beside it"
+            return "--follow-fork needs -o FILE or --otlp: where the other processes record to"
         return None
 
     @property
@@ -129,7 +129,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--follow-fork",
         action="store_true",
-        help="record forked children and Python subprocesses too, to files beside FILE with their process id",
+        help="record forked children and Python subprocesses too: to files beside FILE with their process id, by OTLP",
     )
     parser.add_argument("--audit-trail", action="store_true", help="keep who started which thread, from where and when")
     parser.add_argument(
@@ -218,16 +218,18 @@ def _patch(options: Options) -> bool:
 
 
 def _tell(options: Options, paths: list[str]) -> None:
-    if not (options.tells or _settings.otlp() or _settings.prometheus_listen()):
+    endpoint = options.otlp_endpoint or _settings.otlp_endpoint()
+    otlp = options.otlp or endpoint is not None or _settings.otlp()
+    address = options.prometheus_listen or _settings.prometheus_listen()
+    if not otlp and address is None:
         return
+    if otlp and options.follow_fork:
+        os.environ["TRACEDTHREAD_OTLP"] = "1"
+        if endpoint is not None:
+            os.environ["TRACEDTHREAD_OTLP_ENDPOINT"] = endpoint
     from tracedthread import telemetry
 
-    telemetry.start(
-        otlp=options.otlp,
-        otlp_endpoint=options.otlp_endpoint,
-        prometheus_listen=options.prometheus_listen,
-        paths=paths,
-    )
+    telemetry.start(otlp=otlp, otlp_endpoint=endpoint, prometheus_listen=address, paths=paths)
 
 
 def _file_in_effect(asked: str | None) -> str | None:
@@ -246,13 +248,13 @@ def _file_in_effect(asked: str | None) -> str | None:
 
 def _follow_subprocesses(options: Options) -> None:
     target = _core.load().target
-    assert target is not None
     site = os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), "_site")
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([site, others]) if others else site
     os.environ["TRACEDTHREAD_ENABLE"] = "1"
     os.environ["TRACEDTHREAD_FOLLOW_FORK"] = "1"
-    os.environ["TRACEDTHREAD_OUTPUT"] = target.pattern
+    if target is not None:
+        os.environ["TRACEDTHREAD_OUTPUT"] = target.pattern
     if options.audit_trail:
         os.environ["TRACEDTHREAD_AUDIT_TRAIL"] = "1"
     if options.capture_size is not None:

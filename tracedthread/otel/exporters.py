@@ -4,6 +4,7 @@ Exporters by OTLP over HTTP that keep what goes wrong to themselves: it is count
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from tracedthread import _settings
 
 from .hush import hush
 
-__all__ = ["Delivery", "LogExporter", "MetricExporter", "SpanExporter", "SpanProcessor", "load"]
+__all__ = ["Delivery", "LogExporter", "MetricExporter", "SpanExporter", "SpanProcessor", "load", "say_failure"]
 
 
 class Delivery:
@@ -54,8 +55,18 @@ class Delivery:
         if getattr(result, "name", "") == "SUCCESS":
             self.delivered += items
         else:
-            _settings.say(f"{self.what} cannot be delivered to {destination} ({reason}); going on without")
+            say_failure(destination.partition("/v1/")[0], reason)
         return result
+
+
+_said: set[tuple[int, str]] = set()
+
+
+def say_failure(destination: str, reason: str) -> None:
+    """One line, whichever signal fails first and however often; at the end there are numbers."""
+    if (os.getpid(), destination) not in _said:
+        _said.add((os.getpid(), destination))
+        _settings.say(f"telemetry cannot be delivered to {destination} ({reason}); the program goes on without")
 
 
 class SpanExporter(OTLPSpanExporter):

@@ -222,7 +222,10 @@ class HistogramExporter:
             self._before, self._told, self._arrived_ns = values, told, now
         else:
             self.failures += 1
-            _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")
+            self._say_failure(reason)
+
+    def _say_failure(self, reason: str) -> None:
+        _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")
 
     def _data(
         self,

@@ -83,7 +83,7 @@ class Private:
         self._providers = self._make()
         self._histograms: HistogramExporter | None = None
         if _is_wanted("METRICS"):
-            self._histograms = HistogramExporter(
+            self._histograms = _Histograms(
                 self._board.measure,
                 resource=self._resource,
                 exporter=lambda: OTLPMetricExporter(endpoint=endpoint and f"{endpoint}/v1/metrics"),
@@ -122,9 +122,13 @@ class Private:
             self._histograms.close(max(0.0, leave_by - time.monotonic()))
         if not done.acquire(True, max(0.0, leave_by - time.monotonic())):
             providers.abandon()
-        for delivery in providers.deliveries:
-            if delivery.missing:
-                _settings.say(f"{delivery.missing} of {delivery.handed} {delivery.what} have not been delivered")
+        missing = [
+            f"{delivery.missing} of {delivery.handed} {delivery.what}"
+            for delivery in providers.deliveries
+            if delivery.missing
+        ]
+        if missing:
+            _settings.say(f"not delivered: {', '.join(missing)}")
 
     def after_fork(self) -> None:
         """In a child, whose new providers are still to come: those of the parent have nothing to say."""
@@ -141,6 +145,11 @@ class Private:
         # Asked by two threads of a new child.
         resource = self._resources.get(os.getpid())
         return resource or self._resources.setdefault(os.getpid(), make_resource(child=bool(self._resources)))
+
+
+class _Histograms(HistogramExporter):
+    def _say_failure(self, reason: str) -> None:
+        pass  # the counters fail at the same times, and say so
 
 
 def _is_wanted(signal: str) -> bool:
