@@ -22,6 +22,8 @@ uint64_t tt_session_start = UINT64_MAX;
 uint32_t tt_fork_epoch = 1;
 bool tt_process_ending;
 
+static bool has_recorded;   // ever: what was before is no pause
+
 static char error_text[256];
 
 // The descriptor of the memfd behind the capture, kept for other processes: `tracedthread dump` of the same user may open
@@ -342,7 +344,8 @@ void tt_recording_set(int on)
     tt_recorded_from = on ? TT_SITE_OTHER : UINT32_MAX;
     tt_header *h = tt_the_segment.header;
     tt_anchor now = tt_clock_anchor();
-    if (on) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    if (on && has_recorded) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    has_recorded = true;
     h->last = now;
     h->recording = on != 0;
 }
@@ -354,7 +357,7 @@ void tt_capture_anchor(void)
     tt_header *h = tt_the_segment.header;
     if (!h) return;
     tt_anchor now = tt_clock_anchor();
-    if (!h->recording) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    if (!h->recording && has_recorded) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
     h->last = now;
 }
 
