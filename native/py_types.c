@@ -3,6 +3,7 @@
 // It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
 #include "py_compat.h"
 #include <stdbool.h>
+#include "py_capture.h"
 #include "py_handle.h"
 #include "py_lock.h"
 #include "py_name.h"
@@ -116,6 +117,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_handle_add(module, stock);
     if (r == 0) r = tt_py_sentinel_add(module, stock);
     if (r == 0) r = tt_py_stats_add(module);
+    if (r == 0) r = tt_py_capture_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

@@ -135,6 +135,8 @@ class StatsRecord(NamedTuple):
     pending_hold: int
     hold_histogram: bytes
     wait_histogram: bytes
+    holds_untimed: int
+    reserved: bytes
 
 
 class CellRecord(NamedTuple):
@@ -303,7 +305,7 @@ SECTION = Layout("tt_section", Section._make, "Q Q Q Q I I")
 FRAME = Layout("tt_frame", FrameRecord._make, "I I I I")
 STACK = Layout("tt_stack", StackRecord._make, "I I")
 SITE = Layout("tt_site", SiteRecord._make, "I I I I I I", "Q")
-SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}")
+SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}", "Q 56s")
 CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q", "I I")
 BLAME_CELL = Layout("tt_blame_cell", BlameRecord._make, "I I Q Q Q Q")
 THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s")

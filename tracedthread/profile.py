@@ -336,6 +336,7 @@ def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
     """One site's counters, with its newest hold, which native code counts only when the next one ends."""
     fields = record._asdict()
     pending = fields.pop("pending_hold")
+    del fields["reserved"]
     hold = Histogram.from_bytes(fields.pop("hold_histogram"))
     wait = Histogram.from_bytes(fields.pop("wait_histogram"))
     if pending:
@@ -343,7 +344,9 @@ def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
         fields["hold_ticks"] += ticks
         fields["hold_max_ticks"] = max(fields["hold_max_ticks"], ticks)
         hold = hold.with_one(ticks * ns_per_tick >> 32)
-    return Stats(**fields, hold=hold, wait=wait)
+    # A copy of another process's capture can have a hold's end and not its beginning.
+    unended = max(0, record.acquisitions - record.holds_untimed - sum(hold.counts))
+    return Stats(**fields, unended=unended, hold=hold, wait=wait)
 
 
 def _lock_row(capture: Capture, index: int, site: layout.SiteRecord) -> LockRow:

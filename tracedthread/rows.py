@@ -30,6 +30,7 @@ _SUMS = (
     "own_gil_ticks",
     "gil_ticks",
     "handoff_ticks",
+    "holds_untimed",
 )
 
 
@@ -62,7 +63,14 @@ def fingerprint(lock_type: str, name: str, created: Frame) -> str:
 
 @dataclass(frozen=True)
 class Stats:
-    """Everything counted about the locks of one site. The fields are those of tt_site_stats."""
+    """
+    Everything counted about the locks of one site. The fields are those of tt_site_stats.
+
+    Args:
+        holds_untimed: Of the acquisitions, those whose hold is over and in no histogram: recording was paused in the
+            middle of it, or the lock was dropped or reset while it was held.
+        waiters, unended: Waits, and holds of the acquisitions, in progress when the counters were read.
+    """
 
     created: int = 0
     destroyed: int = 0
@@ -78,7 +86,9 @@ class Stats:
     own_gil_ticks: int = 0
     gil_ticks: int = 0
     handoff_ticks: int = 0
+    holds_untimed: int = 0
     waiters: int = 0
+    unended: int = 0
     hold: Histogram = EMPTY
     wait: Histogram = EMPTY
 
@@ -92,6 +102,7 @@ class Stats:
             hold_max_ticks=max(self.hold_max_ticks, other.hold_max_ticks),
             wait_max_ticks=max(self.wait_max_ticks, other.wait_max_ticks),
             waiters=self.waiters + other.waiters,
+            unended=self.unended + other.unended,
             hold=self.hold + other.hold,
             wait=self.wait + other.wait,
         )
@@ -102,6 +113,7 @@ class Stats:
 
         Counts, sums and histograms are exact. A maximum is exact if it grew; else it is the upper edge of the highest
         bucket that grew, too high by at most 12.5 %. `created` counts every lock that existed at some time since then.
+        What is in progress is so at the end, whenever it began.
         """
         sums = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         sums["created"] = max(0, self.created - before.destroyed)
@@ -113,6 +125,7 @@ class Stats:
             hold_max_ticks=max_since(self.hold_max_ticks, before.hold_max_ticks, hold_bound),
             wait_max_ticks=max_since(self.wait_max_ticks, before.wait_max_ticks, wait_bound),
             waiters=self.waiters,
+            unended=self.unended,
             hold=hold,
             wait=wait,
         )

@@ -120,6 +120,34 @@ def test_newest_hold_is_pending_in_the_capture_and_counted_by_the_reader(pending
     assert stats.hold_max_ticks == max(1000 * cb.TICKS_PER_NS, ticks)
 
 
+def test_holds_in_progress_are_those_that_have_not_ended_timed_or_not() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("lock", PLACE)
+    site.hold(1000, times=5)
+    site.counters["acquisitions"] += 4
+    site.counters["pending_hold"] = 2 * 5000 + 1
+    site.holds_untimed = 2
+    before = profile(builder)
+    assert (before.locks[0].stats.unended, before.locks[0].stats.holds_untimed) == (1, 2)
+    # One that began before ends, another one begins: the sums are as if nothing was held.
+    site.hold(2000)
+    site.holds_untimed += 1
+    site.counters["acquisitions"] += 1
+    between = subtract(profile(builder), before).locks[0].stats
+    assert (between.acquisitions, sum(between.hold.counts), between.holds_untimed, between.unended) == (2, 1, 1, 1)
+    assert (between + between).unended == 2
+
+
+def test_older_captures_know_of_no_untimed_holds() -> None:
+    builder = cb.CaptureBuilder()
+    site = builder.site("lock", PLACE)
+    site.hold(1000)
+    site.counters["acquisitions"] += 1
+    site.holds_untimed = 7  # in a field that its records do not have
+    stats = profile(builder).locks[0].stats
+    assert (stats.unended, stats.holds_untimed) == (1, 0)
+
+
 def test_every_list_has_the_worst_first() -> None:
     for rows, key in [
         (REPORT["locks"], "wait_s"),

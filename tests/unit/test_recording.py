@@ -800,6 +800,38 @@ def test_holds_and_waits_over_a_pause_are_not_counted() -> None:
     assert rec.data["process"]["paused_s"] >= 0.03
 
 
+def test_no_hold_is_in_progress_once_all_locks_are_released() -> None:
+    with tracedthread.record() as rec:
+        over_pause = threading.Lock()
+        recursive = threading.RLock()
+        reset, reset_recursive = threading.Lock(), threading.RLock()
+        for lock in (over_pause, recursive, reset, reset_recursive):
+            lock.acquire()
+        dropped, dropped_recursive = threading.Lock(), threading.RLock()
+        dropped.acquire()
+        dropped_recursive.acquire()
+        open_now = tracedthread.snapshot()
+        del dropped, dropped_recursive
+        reset._at_fork_reinit()  # type: ignore[attr-defined]
+        reset_recursive._at_fork_reinit()  # type: ignore[attr-defined]
+        tracedthread.pause()
+        over_pause.release()
+        tracedthread.resume()
+        recursive.release()
+        for lock in (over_pause, recursive, reset, reset_recursive):
+            with lock:
+                pass
+    here = {row.created.function for row in rec.profile.locks if row.created.function.endswith("are_released")}
+    (function,) = here
+    before = [row.stats for row in open_now.locks if row.created.function == function]
+    after = [row.stats for row in rec.profile.locks if row.created.function == function]
+    assert [(stats.acquisitions, stats.holds_untimed, stats.unended) for stats in before] == [(1, 0, 1)] * 6
+    assert sum(stats.acquisitions for stats in after) == 10
+    assert sum(stats.holds_untimed for stats in after) == 6
+    assert [stats.unended for stats in after] == [0] * 6
+    assert sum(sum(stats.hold.counts) for stats in after) == 4
+
+
 def test_a_wait_over_a_pause_is_not_counted_and_its_waiter_is_not_forgotten() -> None:
     with recorded() as rec:
         paused_over = threading.Lock()
