@@ -1,4 +1,5 @@
 // Python in a thread that is not the process's main one, which comes in between: embedding FIRST OF_MAIN LAST.
+// With one more argument the process's main thread has prepared Python, which takes it for its own main thread then.
 #include <Python.h>
 #include <pthread.h>
 
@@ -20,9 +21,12 @@ static void *embed(void *failed)
 
 int main(int argc, char **argv)
 {
-    int failed = argc != 4;
+    int failed = argc < 4;
     pthread_t thread;
     programs = argv + 1;
+    PyPreConfig early;
+    PyPreConfig_InitPythonConfig(&early);
+    if (argc > 4) failed |= PyStatus_Exception(Py_PreInitialize(&early));
     if (failed || pthread_barrier_init(&turn, NULL, 2) || pthread_create(&thread, NULL, embed, &failed)) return 2;
     pthread_barrier_wait(&turn);
     PyGILState_STATE state = PyGILState_Ensure();

@@ -84,7 +84,8 @@ assert "hold" in stack, stack
     )
 
 
-def test_thread_state_that_is_only_there_for_a_call_is_not_kept(program: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["early"]])
+def test_thread_state_that_is_only_there_for_a_call_is_not_kept(program: Path, more: list[str]) -> None:
     run(
         program,
         "import threading",
@@ -94,4 +95,5 @@ stack = hold()
 assert stack == ["(still held)"], stack
 """,
         "",
+        *more,
     )
