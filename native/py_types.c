@@ -30,7 +30,7 @@ PyDoc_STRVAR(configure_doc,
 
 PyDoc_STRVAR(adopt_thread_doc,
 "adopt_thread($module, name, /)\n--\n\n"
-"Give the calling thread a record in the capture under this name.");
+"Give the calling thread a record in the capture under this name; the main thread without one is MainThread.");
 
 PyDoc_STRVAR(refresh_threads_doc,
 "refresh_threads($module, active, /)\n--\n\n"

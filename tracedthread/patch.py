@@ -287,9 +287,7 @@ def _thread_name() -> str:
     # Without importing threading; when it is there it knows the name.
     active = getattr(sys.modules.get("threading"), "_active", {})
     thread = active.get(originals.get_ident())
-    if thread is not None:
-        return str(thread.name)
-    return "MainThread" if originals.get_native_id() == os.getpid() else ""
+    return "" if thread is None else str(thread.name)
 
 
 def _stderr_descriptor() -> int:

@@ -92,7 +92,7 @@ class Profile:
         lost: Records that found no room, by section of the capture.
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
         starts: The audit trail, oldest first; empty unless it was asked for.
-        waiting: Waits for locks and for threads' ends that are not over, the longest first. Not in the JSON report.
+        waiting: Waits that are not over, the longest first. Not in the JSON report.
     """
 
     process: Process

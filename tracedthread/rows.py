@@ -626,7 +626,7 @@ class Deadlock:
 @dataclass(frozen=True)
 class Waiting:
     """
-    A wait for a lock, or for a thread's end, that was not over when the recording was read.
+    A wait that was not over when the recording was read.
 
     Args:
         thread: Its name.

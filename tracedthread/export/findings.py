@@ -8,7 +8,14 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from tracedthread.export.open_waits import are_longer, deadlock_sentences, wait_sentences
+from tracedthread.export.open_waits import (
+    are_longer,
+    deadlock_sentences,
+    idle_sentences,
+    permit_sentences,
+    permits_take_longer,
+    wait_sentences,
+)
 from tracedthread.export.phrases import lock_phrase, place_phrase, sentence
 from tracedthread.export.units import count, duration, percent
 from tracedthread.profile import Profile
@@ -35,7 +42,9 @@ def findings(profile: Profile) -> list[str]:
     sentences = [*open_waits, *sentences] if are_longer(profile) else [*sentences, *open_waits]
     if not (profile.totals.contended or open_waits or profile.deadlocks):
         sentences.insert(0, _nobody_waited(profile))
-    return [*deadlock_sentences(profile), *_resources(profile), *sentences]
+    permits = permit_sentences(profile)
+    sentences = [*permits, *sentences] if permits_take_longer(profile) else [*sentences, *permits]
+    return [*deadlock_sentences(profile), *_resources(profile), *sentences, *idle_sentences(profile)]
 
 
 def _blames(profile: Profile) -> list[str]:
