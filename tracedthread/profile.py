@@ -32,6 +32,9 @@ from tracedthread.threads import read_starts, read_threads, read_waiting, starts
 
 SCHEMA = "tracedthread.report/1"
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LAST = datetime.max.replace(tzinfo=timezone.utc)
+
 
 @dataclass(frozen=True)
 class Process:
@@ -63,7 +66,8 @@ class Process:
     @property
     def started(self) -> datetime:
         """When the recording began."""
-        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=self.started_ns // 1000)
+        # A damaged capture can name any time, and its difference to another one a time beyond the calendar.
+        return _EPOCH + min(timedelta(microseconds=min(self.started_ns // 1000, 1 << 62)), _LAST - _EPOCH)
 
     def to_dict(self) -> dict[str, Any]:
         """The object `process`."""

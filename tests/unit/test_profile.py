@@ -387,6 +387,14 @@ def test_events_are_a_sequence() -> None:
         of.events[5]
 
 
+def test_difference_that_starts_beyond_the_calendar_starts_at_its_end() -> None:
+    builder = cb.CaptureBuilder(duration_ns=0)
+    builder.ns_per_tick = 2**64 - 1
+    before = profile(builder)
+    before = replace(before, process=replace(before.process, duration_ticks=2**64 - 1))
+    assert subtract(profile(builder), before).to_dict()["process"]["started"] == "9999-12-31T23:59:59.999999Z"
+
+
 def test_difference_of_blame_and_events() -> None:
     builder = cb.CaptureBuilder(duration_ns=cb.SECOND, grown=True)
     site = builder.site("_lock", PLACE)
