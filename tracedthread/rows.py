@@ -7,7 +7,7 @@ Times are kept in clock ticks, so that sums and differences are exact; `tick_s` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,15 +181,20 @@ class WaitRow:
         return seconds(self.max_ticks, self.tick_s)
 
     def __add__(self, other: WaitRow) -> WaitRow:
+        return self.plus([other])
+
+    def plus(self, others: Sequence[WaitRow]) -> WaitRow:
+        """All of them in one, with the stack of this one."""
+        rows = [self, *others]
         return replace(
             self,
-            count=self.count + other.count,
-            wait_ticks=self.wait_ticks + other.wait_ticks,
-            own_gil_ticks=self.own_gil_ticks + other.own_gil_ticks,
-            max_ticks=max(self.max_ticks, other.max_ticks),
-            timeouts=self.timeouts + other.timeouts,
-            interrupted=self.interrupted + other.interrupted,
-            waker=self.waker or other.waker,
+            count=sum(row.count for row in rows),
+            wait_ticks=sum(row.wait_ticks for row in rows),
+            own_gil_ticks=sum(row.own_gil_ticks for row in rows),
+            max_ticks=max(row.max_ticks for row in rows),
+            timeouts=sum(row.timeouts for row in rows),
+            interrupted=sum(row.interrupted for row in rows),
+            waker=next((row.waker for row in rows if row.waker), ""),
         )
 
     def since(self, before: WaitRow) -> WaitRow:
@@ -266,12 +271,17 @@ class BlameRow:
         return seconds(self.max_ticks, self.tick_s)
 
     def __add__(self, other: BlameRow) -> BlameRow:
+        return self.plus([other])
+
+    def plus(self, others: Sequence[BlameRow]) -> BlameRow:
+        """All of them in one, with the stack of this one."""
+        rows = [self, *others]
         return replace(
             self,
-            holds=self.holds + other.holds,
-            blame_ticks=self.blame_ticks + other.blame_ticks,
-            max_ticks=max(self.max_ticks, other.max_ticks),
-            waiters=self.waiters + other.waiters,
+            holds=sum(row.holds for row in rows),
+            blame_ticks=sum(row.blame_ticks for row in rows),
+            max_ticks=max(row.max_ticks for row in rows),
+            waiters=sum(row.waiters for row in rows),
         )
 
     def since(self, before: BlameRow) -> BlameRow:

@@ -399,6 +399,30 @@ def test_difference_is_exact() -> None:
         ]
 
 
+def test_events_are_a_sequence() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", PLACE)
+    for number in range(5):
+        builder.event(site, STACK, number * cb.MS, 9 * cb.MS)
+    of = profile(builder)
+    rows = list(of.events)
+    assert [row.sequence for row in rows] == [1, 2, 3, 4, 5]
+    assert [of.events[place] for place in range(-5, 5)] == rows * 2
+    assert list(of.events[3:0:-2]) == [rows[3], rows[1]]
+    assert of.events == profile(builder).events != of.events[:4]
+    assert list(reversed(of.events)) == rows[::-1]
+    with pytest.raises(IndexError):
+        of.events[5]
+
+
+def test_difference_that_starts_beyond_the_calendar_starts_at_its_end() -> None:
+    builder = cb.CaptureBuilder(duration_ns=0)
+    builder.ns_per_tick = 2**64 - 1
+    before = profile(builder)
+    before = replace(before, process=replace(before.process, duration_ticks=2**64 - 1))
+    assert subtract(profile(builder), before).to_dict()["process"]["started"] == "9999-12-31T23:59:59.999999Z"
+
+
 def test_difference_of_blame_and_events() -> None:
     builder = cb.CaptureBuilder(duration_ns=cb.SECOND, grown=True)
     site = builder.site("_lock", PLACE)
