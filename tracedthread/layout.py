@@ -198,6 +198,7 @@ class ThreadRecord(NamedTuple):
     wait_kind: int
     wait_timed: int
     label: bytes
+    blamed_ticks: int
 
 
 class EventRecord(NamedTuple):
@@ -219,6 +220,8 @@ class EventRecord(NamedTuple):
     release_stack: int
     holder_stack: int
     reserved: int
+    context: int
+    holder_context: int
 
 
 class StartRecord(NamedTuple):
@@ -238,6 +241,8 @@ class StartRecord(NamedTuple):
     reserved: int
     label: bytes
     parent_label: bytes
+    context: int
+    reserved2: int
 
 
 class ContendedRecord(NamedTuple):
@@ -361,7 +366,7 @@ SITE = Layout("tt_site", SiteRecord, "I I I I I I", "Q")
 SITE_STATS = Layout("tt_site_stats", StatsRecord, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}", "Q 56s")
 CELL = Layout("tt_wait_cell", CellRecord, "I I I I Q Q Q Q Q Q", "I I")
 BLAME_CELL = Layout("tt_blame_cell", BlameRecord, "I I Q Q Q Q")
-THREAD = Layout("tt_thread_record", ThreadRecord, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s")
-EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I")
-START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s")
+THREAD = Layout("tt_thread_record", ThreadRecord, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s Q")
+EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I")
+START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
