@@ -167,7 +167,7 @@ def test_a_lock_without_a_record_has_no_known_owner() -> None:
 
 def test_an_owner_whose_record_is_another_thread_s_by_now_has_ended() -> None:
     builder = ab_ba()
-    builder.thread_tails[2] = (1, b"newcomer")
+    builder.thread_tails[2] = (1, b"newcomer", 0)
     first, _ = waits(read(builder))
     assert first.lock is not None and first.lock.owner is not None
     assert (first.lock.owner.name, first.lock.owner.ended, first.blocker) == ("a thread", True, None)
