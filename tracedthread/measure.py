@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from tracedthread import names
 from tracedthread._original import originals
-from tracedthread.capture import CaptureError
 from tracedthread.histogram import BUCKETS, lower_edge_ns
 from tracedthread.names import Metric
 from tracedthread.shown import TOP, Places, Shown
@@ -175,7 +174,7 @@ class Board:
             tally = self._tallier.tally()
             self._shown.update(tally)
             self._newest = self._stream.measure(tally, self._dropped() if self._dropped is not None else None)
-        except (CaptureError, OSError, RuntimeError):
+        except Exception:
             self.failures += 1
         finally:
             lock.release()

@@ -221,15 +221,21 @@ class Tallier:
         count = min(section.used, section.capacity)
         return self._read(section.offset, count * section.record_size), count, section.record_size
 
+    def _section(self, section_id: int) -> Section:
+        try:
+            return self._sections[section_id]
+        except KeyError:
+            raise CaptureError(f"corrupt section table: no {layout.SECTION_NAMES[section_id]}") from None
+
     def _record(self, section_id: int, of: layout.Layout[layout.Record], index: int) -> layout.Record:
-        section = self._sections[section_id]
+        section = self._section(section_id)
         if index >= min(section.used, section.capacity) or section.record_size < of.first_size:
             raise CaptureError(f"corrupt {layout.SECTION_NAMES[section_id]}: no record {index}")
         data = self._read(section.offset + index * section.record_size, section.record_size)
         return next(of.iterate(bytes(data), section.record_size))
 
     def _string(self, reference: int) -> str:
-        section = self._sections[layout.STRINGS]
+        section = self._section(layout.STRINGS)
         room = min(section.used, section.capacity) - reference - 4
         length = int.from_bytes(self._read(section.offset + reference, 4), "little") if room >= 0 else 0
         if not 0 <= length <= room:
@@ -291,7 +297,7 @@ class Tallier:
         if not count:  # of an older version
             return 0, 0, 0, 0, 0
         record = layout.TOTALS_RECORD.read(data)
-        histogram = int.from_bytes(record.start_histogram, "little")
+        histogram = _words(record.start_histogram)
         return record.started, record.start_ticks, record.begun, record.ended, histogram
 
     def _read_dropped(self) -> dict[str, int]:
@@ -303,15 +309,22 @@ class Tallier:
         return dropped
 
 
+def _words(histogram: bytes | memoryview) -> int:
+    words = int.from_bytes(histogram, "little")
+    if words.bit_length() > 64 * BUCKETS - 8:  # so that sums of many still fit
+        raise CaptureError("corrupt histogram")
+    return words
+
+
 def _lock_tally(head: bytes, data: bytes | memoryview, at: int, ns_per_tick: int) -> LockTally:
     """One site's counters, with its newest hold, which native code counts only when the next one ends."""
     _, _, acquisitions, contended, timeouts, _, _, hold, _, wait, *rest = _HEAD.unpack(head)
     _, own_gil, gil, handoff, waiters, pending = rest
     holds = waits = 0
     if acquisitions:
-        holds = int.from_bytes(data[at : at + _HISTOGRAM_BYTES], "little")
+        holds = _words(data[at : at + _HISTOGRAM_BYTES])
     if contended:
-        waits = int.from_bytes(data[at + _HISTOGRAM_BYTES : at + 2 * _HISTOGRAM_BYTES], "little")
+        waits = _words(data[at + _HISTOGRAM_BYTES : at + 2 * _HISTOGRAM_BYTES])
     if pending:
         ticks = pending >> 1 if pending < 1 << 63 else 0
         hold += ticks

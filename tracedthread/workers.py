@@ -162,7 +162,7 @@ class Workers:
                 stream = streams[label] = self._each.get(label) or Stream(self._shown)
                 each.append((label, stream.measure(tally, dropped if label == mine else None)))
             self._newest, self._newest_each, self._each = points, each, streams
-        except (OSError, CaptureError, RuntimeError):
+        except Exception:
             self.failures += 1
         finally:
             self._lock.release()

@@ -15,6 +15,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context
@@ -184,7 +185,7 @@ class HistogramExporter:
         finally:
             done.open()
         if exporter is not None:
-            with hush():
+            with hush(), suppress(Exception):
                 exporter.shutdown()
 
     def _own_resource(self) -> Resource:
