@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +153,8 @@ def test_a_damaged_capture_is_an_error_and_nothing_else(data: st.DataObject) -> 
     for _ in range(data.draw(st.integers(1, 8))):
         at = data.draw(st.integers(0, min(len(damaged), 16384) - 1))
         damaged[at] = data.draw(st.integers(0, 255))
-    try:
+    with suppress(CaptureError):
         Tallier(reader(bytes(damaged))).tally()
-    except CaptureError:
-        pass
 
 
 def test_a_file_that_ends_early_is_an_error(tmp_path: Path) -> None:
