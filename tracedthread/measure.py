@@ -17,7 +17,8 @@ from tracedthread._original import originals
 from tracedthread.histogram import BUCKETS, lower_edge_ns
 from tracedthread.names import Metric
 from tracedthread.shown import TOP, Places, Shown
-from tracedthread.tally import LockTally, Read, Tallier, Tally, seconds
+from tracedthread.tallier import Read, Tallier
+from tracedthread.tally import LockTally, Tally, seconds
 
 _EDGES = tuple(min(range(BUCKETS), key=lambda index: abs(lower_edge_ns(index) - bound * 1e9)) for bound in names.BOUNDS)
 #: Upper bounds of the exported buckets, seconds: edges of native ones, so that no count is split.

@@ -25,7 +25,8 @@ from tracedthread.capture import CaptureError
 from tracedthread.measure import Measurement, Stream
 from tracedthread.procfs import Process, Refused, Unrecorded, identify, processes
 from tracedthread.shown import TOP, Shown
-from tracedthread.tally import EMPTY, Tallier, Tally, read_descriptor, read_own
+from tracedthread.tallier import Tallier, read_descriptor, read_own
+from tracedthread.tally import EMPTY, Tally
 from tracedthread.target import Target
 
 OWN_WAIT_S = 1.0

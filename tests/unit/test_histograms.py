@@ -167,6 +167,8 @@ def test_a_collector_that_refuses_is_counted_and_said_once(
     status: int, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_settings, "_said", set())
+    # Older ones sleep 1, 2, 4 … 32 s between tries, whatever their timeout.
+    monkeypatch.setattr(OTLPMetricExporter, "_MAX_RETRY_TIMEOUT", 2, raising=False)
     with FakeCollector(status=status, body=b"\xff<html>no</html>") as collector, caplog.at_level(logging.DEBUG):
         one = exporter(Source(1), collector, interval=0.01)
         assert one.start()
@@ -254,7 +256,7 @@ PROGRAM = """
     from tracedthread import _core
     from tracedthread.measure import Board
     from tracedthread.otel.histograms import HistogramExporter
-    from tracedthread.tally import read_own
+    from tracedthread.tallier import read_own
     class Cache:
         def __init__(self): self._lock = threading.Lock()
     cache = Cache()

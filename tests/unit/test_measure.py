@@ -27,7 +27,8 @@ from tracedthread.histogram import BUCKETS, index_of, lower_edge_ns
 from tracedthread.measure import BOUNDS, Board, HistogramValue, Measurement, Stream, histogram_value
 from tracedthread.profile import Profile
 from tracedthread.shown import GROWTH, OTHERS, TOP_FUNCTIONS, Shown
-from tracedthread.tally import EMPTY, LockTally, Tallier, Tally, read_descriptor, read_own, seconds
+from tracedthread.tallier import Tallier, read_descriptor, read_own
+from tracedthread.tally import EMPTY, LockTally, Tally, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = 2**32 * 10**9  # a second
@@ -351,7 +352,7 @@ def test_every_thread_start_counts_though_records_are_used_again() -> None:
         import json, threading, tracedthread
         tracedthread.patch(capture_bytes=256 * 1024)  # room for few threads
         from tracedthread import _core
-        from tracedthread.tally import Tallier, read_own
+        from tracedthread.tallier import Tallier, read_own
         from tracedthread.measure import histogram_value
         gate = threading.Event()
         many = [threading.Thread(target=gate.wait) for _ in range(150)]
@@ -376,7 +377,7 @@ def test_a_forked_child_begins_at_zero_and_shares_nothing() -> None:
         import json, os, threading, tracedthread
         tracedthread.patch()
         from tracedthread import _core, names
-        from tracedthread.tally import read_own
+        from tracedthread.tallier import read_own
         from tracedthread.measure import Board
         class Cache:
             def __init__(self): self._lock = threading.Lock()

@@ -320,6 +320,8 @@ def test_a_program_that_closes_all_descriptors_is_not_listened_in_on() -> None:
         """
         where = server.address
         os.closerange(3, 4096)
+        from tracedthread import _core
+        assert _core.load().lib.tt_capture_descriptor() == -1
         # They get the numbers that were ours.
         theirs = [socket.create_server(("127.0.0.1", 0)) for _ in range(10)]
         pairs = [socket.socketpair() for _ in range(10)]

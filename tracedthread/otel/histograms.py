@@ -223,7 +223,8 @@ class HistogramExporter:
             self._before, self._told, self._arrived_ns = values, told, now
         else:
             self.failures += 1
-            _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")
+            if self.failures == 1:
+                _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")
 
     def _data(
         self,
