@@ -29,6 +29,7 @@ int tt_recording_get(void);
 
 // Waits of at least this long also become events (nanoseconds; default 1 ms).
 void tt_event_threshold_set(uint64_t ns);
+uint64_t tt_event_threshold_get(void);
 
 // A wait of this long (nanoseconds; 0: none; default 5 s) looks for a deadlock it is part of, and says so on the descriptor
 // `fd` (-1, the default: only in the capture).

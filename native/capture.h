@@ -202,6 +202,7 @@ typedef struct tt_thread_record {
     uint32_t wait_kind;      // tt_kind
     uint32_t wait_timed;     // 1: it has a timeout
     char label[64];          // its name; NUL-terminated utf-8, cut off if need be
+    uint64_t blamed_ticks;   // others waited because of its holds; in row 0 also what is nobody's that is known
 } tt_thread_record;
 
 // Of all threads, also of those that found no slot and those whose slot was used again. Exact.
@@ -233,6 +234,8 @@ typedef struct tt_event {
     uint32_t release_stack;   // tt_stack: where it was released; 0: it was not
     uint32_t holder_stack;    // tt_stack: where its holder was when the wait began; 0: nobody looked
     uint32_t reserved;
+    uint32_t context;         // what the waiter carried when the wait was over: a number, see carry.h; 0: nothing, not known
+    uint32_t holder_context;  // what `holder` carried when it released the lock or, after a timeout, at that moment
 } tt_event;
 
 // A thread was started. `sequence` as in tt_event.
@@ -251,6 +254,8 @@ typedef struct tt_start {
     uint32_t reserved;
     char label[64];          // names, as in tt_thread_record
     char parent_label[64];
+    uint32_t context;        // what the parent carried, as in tt_event
+    uint32_t reserved2;
 } tt_start;
 
 // A lock that somebody waits for now, and who has it. Records are used again.

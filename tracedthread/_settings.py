@@ -21,6 +21,7 @@ Of telemetry, which is told only once OpenTelemetry or Prometheus is set up:
     TRACEDTHREAD_SPANS_PER_SECOND=N          no more than these, the longest; 0: none (default: 1000)
     TRACEDTHREAD_METRICS_TOP=N               locks with metrics of their own, the worst ones (default: 20)
     TRACEDTHREAD_THREAD_START_LOGS=1         thread starts are OpenTelemetry log events
+    TRACEDTHREAD_OTLP_HISTOGRAMS=0           no histograms by OTLP beside the program's own metrics, or with 1: do
     TRACEDTHREAD_OTLP=1                      `tracedthread run` exports by OTLP: its --otlp
     TRACEDTHREAD_OTLP_ENDPOINT=URL           where to: its --otlp-endpoint (default: what OTEL_EXPORTER_OTLP_* say)
     TRACEDTHREAD_PROMETHEUS_LISTEN=ADDR:PORT where it serves metrics: its --prometheus-listen
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SECONDS",
     "MIN_CAPTURE_BYTES",
+    "NEXT_DISTRO",
     "audit_trail",
     "capture_bytes",
     "deadlock_after_s",
@@ -49,6 +51,7 @@ __all__ = [
     "metrics_top",
     "otlp",
     "otlp_endpoint",
+    "otlp_histograms",
     "output",
     "parse_address",
     "parse_bytes",
@@ -66,6 +69,9 @@ __all__ = [
 MIN_CAPTURE_BYTES = 192 * 1024
 MAX_CAPTURE_BYTES = 64 * 1024**3
 MAX_SECONDS = 1e9
+
+#: Which distro of OpenTelemetry `opentelemetry-instrument` was asked for, from `otel.environment` to `otel.distro`.
+NEXT_DISTRO = "_TRACEDTHREAD_OTEL_PYTHON_DISTRO"
 
 _FALSE = ("", "0", "false", "no", "off")
 _TRUE = ("1", "true", "yes", "on")
@@ -199,6 +205,14 @@ def thread_start_logs(given: object = None) -> bool:
     if isinstance(given, bool):
         return given
     return _flag("TRACEDTHREAD_THREAD_START_LOGS", None if given is None else str(given))
+
+
+def otlp_histograms(given: object = None) -> bool | None:
+    """Whether histograms are exported beside a MeterProvider of the program; None: if that seems to use OTLP."""
+    if isinstance(given, bool):
+        return given
+    value = os.environ.get("TRACEDTHREAD_OTLP_HISTOGRAMS", "") if given is None else str(given)
+    return _flag("TRACEDTHREAD_OTLP_HISTOGRAMS", value) if value else None
 
 
 def otlp() -> bool:

@@ -194,6 +194,7 @@ class ThreadRecord(NamedTuple):
     wait_kind: int
     wait_timed: int
     label: bytes
+    blamed_ticks: int
 
 
 class EventRecord(NamedTuple):
@@ -215,6 +216,8 @@ class EventRecord(NamedTuple):
     release_stack: int
     holder_stack: int
     reserved: int
+    context: int
+    holder_context: int
 
 
 class StartRecord(NamedTuple):
@@ -234,6 +237,8 @@ class StartRecord(NamedTuple):
     reserved: int
     label: bytes
     parent_label: bytes
+    context: int
+    reserved2: int
 
 
 class ContendedRecord(NamedTuple):
@@ -318,8 +323,8 @@ SITE = Layout("tt_site", SiteRecord._make, "I I I I I I", "Q")
 SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}")
 CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q", "I I")
 BLAME_CELL = Layout("tt_blame_cell", BlameRecord._make, "I I Q Q Q Q")
-THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s")
-EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I")
-START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s")
+THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s Q")
+EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I I I")
+START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord._make, "Q Q I I I I I I I I")
 TOTALS_RECORD = Layout("tt_totals", TotalsRecord._make, f"Q Q Q Q {_HISTOGRAM}")

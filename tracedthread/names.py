@@ -41,12 +41,13 @@ WAIT_KIND = "tracedthread.wait.kind"
 WAIT_OUTCOME = "tracedthread.wait.outcome"
 WAIT_OWN_GIL = "tracedthread.wait.gil.time"
 BLAMED_FUNCTION = "tracedthread.blamed.function"
-LINK_TYPE = "tracedthread.link.type"
+LINK_TYPE = "tracedthread.link.type"  # holder, waker
 
-# Of the waiter's own thread and place: the conventions' names. Of the holder's: the same below ours.
+# Of the waiter's own thread and place: the conventions' names. Of the holder's, of who gave a permit or room, and of a
+# thread that was started: the same below ours.
 THREAD_ID, THREAD_NAME = "thread.id", "thread.name"
 FUNCTION, FILE, LINE, STACK = "code.function.name", "code.file.path", "code.line.number", "code.stacktrace"
-HOLDER = "tracedthread.holder."
+HOLDER, WAKER, STARTED = "tracedthread.holder.", "tracedthread.waker.", "tracedthread.started."
 
 # On server spans: the request's bill, seconds.
 REQUEST_WAIT = "tracedthread.lock.wait.time"

@@ -224,7 +224,10 @@ class HistogramExporter:
         else:
             self.failures += 1
             if self.failures == 1:
-                _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")
+                self._say_failure(reason)
+
+    def _say_failure(self, reason: str) -> None:
+        _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")
 
     def _data(
         self,
