@@ -269,10 +269,10 @@ class Workers:
 
 def _own_descriptor(core: _core.Core) -> int | None:
     """A new descriptor of the process's own capture."""
-    if core.path is not None:
-        return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC)
-    fd = core.lib.tt_capture_descriptor()
-    return os.dup(fd) if fd >= 0 else None
+    if (fd := core.lib.tt_capture_descriptor()) >= 0:
+        return os.dup(fd)
+    # Without one it is a file, or private memory, and then the path is still the parent's, who knows it.
+    return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC) if core.path is not None else None
 
 
 def _close_quietly(fd: int) -> None:

@@ -248,10 +248,10 @@ def test_a_descendant_that_is_no_fork_of_ours_is_found(program: Program) -> None
     assert program.acquisitions() == 35
 
 
-def test_a_child_that_records_to_a_file_counts(tmp_path: Path) -> None:
-    head = textwrap.dedent(PROGRAM).replace(
-        "tracedthread.patch()", f"tracedthread.patch(path={str(tmp_path / 'a.ttc')!r}, follow_fork=True)"
-    )
+@pytest.mark.parametrize("follow_fork", [True, False])
+def test_children_of_a_process_that_records_to_a_file_count(tmp_path: Path, follow_fork: bool) -> None:
+    patch = f"tracedthread.patch(path={str(tmp_path / 'a.ttc')!r}, follow_fork={follow_fork})"
+    head = textwrap.dedent(PROGRAM).replace("tracedthread.patch()", patch)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", head],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
