@@ -19,12 +19,15 @@ const char *tt_capture_error(void);
 // The mapped capture, NULL before tt_capture_open, and its length in bytes.
 const void *tt_capture_base(void);
 uint64_t tt_capture_size(void);
+// A descriptor of the memfd behind it, -1 when there is none. It is not to be closed.
+int tt_capture_descriptor(void);
 uint64_t tt_capture_size_for(const tt_sizes *sizes);
 
 int tt_recording_get(void);
 
 // Waits of at least this long also become events (nanoseconds; default 1 ms).
 void tt_event_threshold_set(uint64_t ns);
+uint64_t tt_event_threshold_get(void);
 
 // A wait of this long (nanoseconds; 0: none; default 5 s) looks for a deadlock it is part of, and says so on the descriptor
 // `fd` (-1, the default: only in the capture).

@@ -5,7 +5,7 @@
 // every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
 //
 //   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes | blame
-//   | starts | contended
+//   | starts | contended | totals
 //
 // A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
 // fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only those of
@@ -36,7 +36,8 @@ enum tt_section_id {
     TT_BLAME = 9,     // tt_blame_cell; 0 is the `(other)` cell
     TT_STARTS = 10,   // tt_start: the audit trail, a ring as TT_EVENTS
     TT_CONTENDED = 11,   // tt_contended; 0 is never used
-    TT_SECTIONS = 12
+    TT_TOTALS = 12,   // tt_totals: one
+    TT_SECTIONS = 13
 };
 
 typedef struct tt_section {
@@ -205,6 +206,15 @@ typedef struct tt_thread_record {
     char label[64];          // its name; NUL-terminated utf-8, cut off if need be
     uint64_t blamed_ticks;   // others waited because of its holds; in row 0 also what is nobody's that is known
 } tt_thread_record;
+
+// Of all threads, also of those that found no slot and those whose slot was used again. Exact.
+typedef struct tt_totals {
+    uint64_t started;       // threads that we have started, and that have begun
+    uint64_t start_ticks;   // of those, from the call that started them to their first instruction
+    uint64_t begun;         // those, and the others that were met
+    uint64_t ended;         // of those
+    uint64_t start_histogram[304];   // TT_HISTOGRAM_BUCKETS
+} tt_totals;
 
 enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };
 

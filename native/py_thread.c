@@ -1,5 +1,7 @@
 #include "py_thread.h"
 #include <stdlib.h>
+#include <unistd.h>
+#include "clock.h"
 #include "py_name.h"
 #include "py_site.h"
 #include "segment.h"
@@ -14,6 +16,7 @@ typedef struct boot {
     PyObject *function, *args, *kwargs;
     tt_handle *handle;        // NULL up to 3.12
     uint32_t record, epoch;   // epoch: the process it is a record of
+    uint64_t asked;           // ticks
 } boot;
 
 static PyObject *stock_start;   // the interpreter's own
@@ -39,7 +42,7 @@ static void run(void *memory)
         tt_pythread_state_bind(b.state);
         PyEval_AcquireThread(b.state);
         tt_pythread_count(b.state->interp, 1);
-        if (b.record != UNRECORDED && b.epoch == tt_fork_epoch) tt_thread_begin(b.record, b.state);
+        if (b.record != UNRECORDED && b.epoch == tt_fork_epoch) tt_thread_begin(b.record, b.asked, b.state);
         tt_py_name_enter(b.function);
         PyObject *result = PyObject_Call(b.function, b.args, b.kwargs);
         if (result)
@@ -96,7 +99,10 @@ uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs
     }
     *b = (boot){.state = state, .function = Py_NewRef(function), .args = Py_NewRef(args), .kwargs = Py_XNewRef(kwargs),
                 .handle = handle ? tt_handle_ref(handle) : NULL, .record = UNRECORDED, .epoch = tt_fork_epoch};
-    if (recorded) b->record = tt_thread_announce(name.function, stack, name.label);
+    if (recorded) {
+        b->asked = tt_ticks();
+        b->record = tt_thread_announce(name.function, stack, name.label);
+    }
     uint32_t record = b->record;
     uint64_t ident = 0;
     if (create(b, handle, &ident) < 0) {

@@ -8,6 +8,7 @@
 static uint64_t event_threshold_ns = 1000000;
 
 void tt_event_threshold_set(uint64_t ns) { event_threshold_ns = ns; }
+uint64_t tt_event_threshold_get(void) { return event_threshold_ns; }
 
 bool tt_wait_is_slow(uint64_t start, uint64_t end) { return tt_ticks_to_ns(tt_elapsed(start, end)) >= event_threshold_ns; }
 

@@ -45,6 +45,7 @@ static const struct { uint32_t record_size, default_capacity; } layout[TT_SECTIO
     [TT_BLAME] = {sizeof(tt_blame_cell), 4096},
     [TT_STARTS] = {sizeof(tt_start), 4096},
     [TT_CONTENDED] = {sizeof(tt_contended), 1024},
+    [TT_TOTALS] = {sizeof(tt_totals), 1},
 };
 
 static int fail(const char *format, ...)
@@ -67,8 +68,8 @@ static uint64_t plan(const tt_sizes *sizes, tt_section *sections)
     if (!sizes) sizes = &defaults;
     const uint32_t asked[TT_SECTIONS] = {sizes->strings, sizes->frames, sizes->stacks,  sizes->sites, sizes->sites,
                                          sizes->cells,   sizes->threads, sizes->events, 0,             sizes->blame, sizes->starts,
-                                         sizes->contended};
-    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16, 16};
+                                         sizes->contended, 0};
+    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16, 16, 1};
     uint64_t offset = page_align(sizeof(tt_header) + TT_SECTIONS * sizeof(tt_section));
     for (uint32_t id = 0; id < TT_SECTIONS; id++) {
         uint64_t capacity = asked[id] ? asked[id] : layout[id].default_capacity;
@@ -110,7 +111,7 @@ static void start_sections(tt_section *sections, uint8_t *base)
     sections[TT_FRAMES].used = sections[TT_STACKS].used = sections[TT_THREADS].used = 1;
     sections[TT_SITES].used = sections[TT_STATS].used = TT_SITE_FIRST;
     sections[TT_CELLS].used = TT_KINDS;
-    sections[TT_BLAME].used = sections[TT_CONTENDED].used = 1;
+    sections[TT_BLAME].used = sections[TT_CONTENDED].used = sections[TT_TOTALS].used = 1;
 }
 
 // All but `base`, which says that there is a capture and is stored last: other threads make locks meanwhile.
@@ -133,6 +134,7 @@ static void point_into(uint8_t *base, uint64_t size)
         .blame = (tt_blame_cell *)(base + s[TT_BLAME].offset),
         .starts = (tt_start *)(base + s[TT_STARTS].offset),
         .contended = (tt_contended *)(base + s[TT_CONTENDED].offset),
+        .totals = (tt_totals *)(base + s[TT_TOTALS].offset),
     };
 }
 
@@ -145,11 +147,18 @@ static void open_door(int memfd)
     door.inode = status.st_ino;
 }
 
-// The program may have closed the descriptor and given its number to something else, which is not ours to close.
-static void close_door(void)
+// The program may have closed the descriptor and given its number to something else, which is not ours.
+int tt_capture_descriptor(void)
 {
     struct stat now;
-    if (door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode) close(door.fd);
+    bool is_ours = door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode;
+    return is_ours ? door.fd : -1;
+}
+
+static void close_door(void)
+{
+    int fd = tt_capture_descriptor();
+    if (fd >= 0) close(fd);
     door.fd = -1;
 }
 

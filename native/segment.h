@@ -25,6 +25,7 @@ typedef struct tt_segment {
     tt_blame_cell *blame;
     tt_start *starts;
     tt_contended *contended;
+    tt_totals *totals;
 } tt_segment;
 extern tt_segment tt_the_segment;
 

@@ -4,7 +4,7 @@ What a thread, or a block of code in it, has waited: for access logs, `Server-Ti
 
 from __future__ import annotations
 
-from . import _core
+from . import _core, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,6 +134,15 @@ class Bill:
         parts["blocked"] = stats.blocked_others_s
         shown = {name: value for name, value in parts.items() if value or name == "lock"}
         return ", ".join(f"{name};dur={value * 1e3:.3f}" for name, value in shown.items())
+
+    def attributes(self) -> dict[str, float]:
+        """The bill as attributes of a span, seconds."""
+        stats = self.stats
+        return {
+            names.REQUEST_WAIT: stats.wait_s,
+            names.REQUEST_GIL: stats.own_gil_s,
+            names.REQUEST_BLOCKED_OTHERS: stats.blocked_others_s,
+        }
 
     def __str__(self) -> str:
         return self.server_timing() if self.recorded else "-"

@@ -471,7 +471,7 @@ class Capture:
     @property
     def lost(self) -> dict[str, int]:
         """Records that found no room, by section; of events and starts, those that newer ones have overwritten."""
-        result = dict.fromkeys((name for name in layout.SECTION_NAMES if name != "stats"), 0)
+        result = dict.fromkeys((name for name in layout.SECTION_NAMES if name not in ("stats", "totals")), 0)
         for section in self.sections.values():
             if section.id in _RINGS:
                 result[layout.SECTION_NAMES[section.id]] = max(0, section.used - section.capacity)

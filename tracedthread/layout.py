@@ -16,7 +16,7 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS = range(13)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -30,6 +30,7 @@ SECTION_NAMES = (
     "blame",
     "starts",
     "contended",
+    "totals",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -260,6 +261,16 @@ class ContendedRecord(NamedTuple):
     entered: int
 
 
+class TotalsRecord(NamedTuple):
+    """tt_totals; the histogram is left as bytes."""
+
+    started: int
+    start_ticks: int
+    begun: int
+    ended: int
+    start_histogram: bytes
+
+
 Record = TypeVar("Record", bound=NamedTuple)
 
 
@@ -305,7 +316,7 @@ class Layout(Generic[Record]):
         layout = struct.Struct(f"<{''.join(known)}{stride - struct.calcsize('<' + ''.join(known))}x")
         return (self.make((*fields, *missing)) for fields in layout.iter_unpack(data))
 
-    def read(self, data: bytes, offset: int = 0) -> Record:
+    def read(self, data: bytes | memoryview, offset: int = 0) -> Record:
         """The record at `offset`."""
         return self.make(self.struct.unpack_from(data, offset))
 
@@ -370,3 +381,4 @@ THREAD = Layout("tt_thread_record", ThreadRecord, "Q Q Q Q Q Q Q Q Q I I I I", "
 EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I")
 START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
+TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from tracedthread import layout
 from tracedthread.capture import Capture
-from tracedthread.procfs import Refused, Status, read_status, switched_off, why_no_memory, why_refused
+from tracedthread.procfs import Refused, Status, Unrecorded, read_status, switched_off, why_no_memory, why_refused
 
 MEMFD = "/memfd:tracedthread (deleted)"
 
@@ -65,6 +65,11 @@ class Target:
         if self._mapping is None:
             return Capture.from_descriptor(self._fd)
         return Capture.from_range(self._fd, self._mapping.start, self._mapping.end - self._mapping.start)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The open file that the capture is in, and where it begins there."""
+        return self._fd, self._mapping.start if self._mapping else 0
 
     def look_again(self) -> Status:
         """
@@ -117,7 +122,7 @@ def _open_door(status: Status) -> tuple[int, Mapping | None]:
         if _is_capture_of(memory, mapping.start, mapping.end - mapping.start, status):
             return memory, mapping
     os.close(memory)
-    raise Refused(_why_nothing(pid, memory_read=True))
+    raise Unrecorded(_why_nothing(pid, memory_read=True))
 
 
 def _why_nothing(pid: int, *, memory_read: bool) -> str:

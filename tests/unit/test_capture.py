@@ -35,6 +35,7 @@ LAYOUTS: list[layout.Layout[Any]] = [
     layout.BLAME_CELL,
     layout.START,
     layout.CONTENDED_LOCK,
+    layout.TOTALS_RECORD,
 ]
 RECORDS = [
     layout.Header,
@@ -49,6 +50,7 @@ RECORDS = [
     layout.BlameRecord,
     layout.StartRecord,
     layout.ContendedRecord,
+    layout.TotalsRecord,
 ]
 VALID = cb.example().build()
 

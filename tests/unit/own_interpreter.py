@@ -1,0 +1,88 @@
+"""
+Programs that patch run in interpreters of their own, with a few ways to make somebody wait.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HEAD = """
+import tracedthread
+assert tracedthread.patch(event_threshold_ms=0)
+import os, sys, threading, time
+from tracedthread import _core, recorder
+from tracedthread.live import Live
+
+lock = threading.Lock()
+
+def until(condition):
+    for _ in range(20000):
+        if condition():
+            return
+        time.sleep(0.001)
+    raise AssertionError("that never happened")
+
+def waiting():
+    "How many threads wait for locks now."
+    return sum(row.stats.waiters for row in tracedthread.snapshot().locks)
+
+def wait_once(lock=lock, name="waiter", wrap=lambda wait: wait(), seconds=0.002):
+    "Another thread waits for the lock, which the calling one has. Returns stamps around the wait's begin and its end."
+    stamps = {}
+    def acquire():
+        stamps["before"] = time.time_ns()
+        lock.acquire()
+        stamps["after"] = time.time_ns()
+        lock.release()
+    others = waiting()
+    with lock:
+        thread = threading.Thread(target=wrap, args=(acquire,), name=name)
+        thread.start()
+        until(lambda: waiting() > others)
+        stamps["waits"] = time.time_ns()
+        time.sleep(seconds)
+        stamps["still"] = time.time_ns()
+    thread.join()
+    return stamps
+
+class Told:
+    "A sink that keeps what it is told."
+    def __init__(self):
+        self.events, self.starts, self.contexts, self.looks, self.closed = [], [], {}, 0, []
+    def tick(self, events, starts, contexts, lost):
+        self.looks += 1
+        self.events += events
+        self.starts += starts
+        self.contexts = dict(contexts)
+    def close(self, timeout_s):
+        self.closed.append(timeout_s)
+    def names(self):
+        return [event.waiter.name for event in self.events]
+"""
+
+
+def run(program: str, *, env: dict[str, str] | None = None, head: str = HEAD, code: int = 0, stderr: str = "") -> str:
+    """
+    What the program prints.
+
+    Args:
+        code: How it must end.
+        stderr: What must be in there; if nothing, nothing may be.
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        check=False,
+    )
+    assert result.returncode == code, result.stderr
+    assert stderr in result.stderr if stderr else not result.stderr, result.stderr
+    return result.stdout
