@@ -64,11 +64,7 @@ def test_idle_waiting_is_no_event_and_waiting_for_permits_and_room_is() -> None:
         threads = [threading.Thread(target=call, name=name) for name, call in
                    [("idle", got.get), ("room", lambda: full.put(1)), ("permit", permits.acquire)]]
         for thread in threads: thread.start()
-        from tracedthread.capture import Capture
-        def names_of_those_who_wait():
-            threads = Capture.from_buffer(_core.loaded().copy()).threads()
-            return {record.label.rstrip(b"\\0") for record in threads if record.wait_since}
-        until(lambda: names_of_those_who_wait() >= {b"idle", b"room", b"permit"})
+        until(lambda: who_waits() >= {"idle", "room", "permit"})
         got.put(0); full.get(); permits.release()
         for thread in threads: thread.join()
         told = {event.waiter.name: event for event in live.new_events()}

@@ -87,32 +87,24 @@ def test_waits_of_exporters_make_no_spans_whichever_thread_exports() -> None:
         in_the_way = threading.Lock()
         class Waits(Exporter):
             def export(self, spans):
-                began.set()
                 with in_the_way:
                     return super().export(spans)
-        began = threading.Event()
-        for make in (SimpleSpanProcessor, BatchSpanProcessor):
+        # The recorder itself exports with the first one, a thread of the SDK with the second.
+        for make, who in (SimpleSpanProcessor, "tracedthread"), (BatchSpanProcessor, "Otel"):
             exporter = Waits()
-            processor = make(exporter)
-            tracers = tell(processor)
-            began.clear()
+            tracers = tell(make(exporter))
             wait_once(name="the program's")
-            others = waiting()
             with in_the_way:
-                # The batch processor's thread exports, but for this; the other one's exports are the recorder's.
-                flushing = threading.Thread(target=recorder.flush, name="flushing")
+                flushing = threading.Thread(target=recorder.flush)
                 flushing.start()
-                if make is BatchSpanProcessor:
-                    flushing.join()
-                    worker = [thread for thread in threading.enumerate() if thread.name.startswith("Otel")]
-                    assert worker
-                    processor.force_flush = None
-                    for _ in range(512): tracers.get_tracer("program").start_span("filler").end()
-                until(lambda: waiting() > others)
+                if who == "Otel":
+                    for _ in range(512):  # a whole batch, which its thread exports at once
+                        tracers.get_tracer("program").start_span("another").end()
+                until(lambda: any(name.startswith(who) for name in who_waits(kinds=(0, 1))))
             flushing.join()
             for _ in range(3):
                 assert recorder.flush()
-            BatchSpanProcessor.force_flush(processor) if make is BatchSpanProcessor else None
+            tracers.force_flush()
             assert exporter.waiters() == ["the program's"], exporter.waiters()
             assert recorder.stop()
     """)
@@ -126,8 +118,9 @@ def test_destructors_that_wait_are_run_by_the_recorder_without_harm() -> None:
         class Waits:
             def __init__(self): self.itself = self
             def __del__(self):
-                if threading.get_ident() == recorder.shared.current.ident:
+                if threading.current_thread() is not threading.main_thread():
                     ran.append(lock.acquire(timeout=0.01))
+                    if ran[-1]: lock.release()
         ran = []
         gc.disable()
         class Collects(Told):
@@ -171,10 +164,13 @@ def test_spans_are_told_to_the_end_and_exported_before_the_provider_ends() -> No
         tracers = TracerProvider()
         tracers.add_span_processor(BatchSpanProcessor(Says()))
         assert recorder.start([Spans(tracers.get_tracer("test"), alone_s=0)], interval_s=60)
-        def late():
+        def lets_go():
             threading.main_thread().join()
-            wait_once(name="late")
-        threading.Thread(target=late).start()
+            lock.release()
+        lock.acquire()
+        threading.Thread(target=lock.acquire, name="late").start()
+        until(lambda: "late" in who_waits())
+        threading.Thread(target=lets_go).start()
     """)
     assert out == "['late']\n"
 

@@ -170,10 +170,9 @@ def test_waits_of_the_recorder_and_of_the_sdks_threads_are_not_told() -> None:
                     with lock: pass
         told = Waits()
         recorder.start([told], interval_s=0.001)
-        others = waiting()
         with lock:
             has_lock.set()
-            until(lambda: waiting() > others)
+            until(lambda: "tracedthread" in who_waits())
             may_go.set()
         wait_once(name="OtelBatchSpanRecordProcessor")
         wait_once(name="the program's")
@@ -192,10 +191,13 @@ def test_waits_are_told_until_the_last_thread_ends_and_before_other_ends_of_the_
                 print(self.names(), 0 < timeout_s <= 2)
         recorder.start([Says()], interval_s=60)
         atexit.register(print, "the SDK ends")
-        def late():
+        def lets_go():
             threading.main_thread().join()
-            wait_once(name="late")
-        threading.Thread(target=late).start()
+            lock.release()
+        lock.acquire()
+        threading.Thread(target=lock.acquire, name="late").start()
+        until(lambda: "late" in who_waits())
+        threading.Thread(target=lets_go).start()
     """)
     assert out == "['late'] True\nthe SDK ends\n"
 
