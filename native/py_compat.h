@@ -37,6 +37,10 @@ typedef struct _PyInterpreterFrame tt_pyframe;
 #define PyUnstable_Eval_RequestCodeExtraIndex _PyEval_RequestCodeExtraIndex
 #endif
 
+#if PY_VERSION_HEX < 0x030D0000
+#define PyThreadState_GetUnchecked _PyThreadState_UncheckedGet
+#endif
+
 // PyThread_get_thread_ident() without its two calls. Module exec checks that they agree.
 static inline unsigned long tt_thread_ident(void)
 {

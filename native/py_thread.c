@@ -114,6 +114,13 @@ uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs
     return ident;
 }
 
+PyThreadState *tt_py_thread_state(uint32_t record)
+{
+    if (record == 0) return NULL;
+    if (record == tt_thread_current_index()) return PyThreadState_Get();
+    return tt_pythread_must_exit() ? NULL : tt_thread_state(record);   // at exit daemons' states are freed without a word
+}
+
 // start_new_thread(function, args[, kwargs]). What is not a valid call goes to the stock function as it is, for its error.
 static PyObject *start_new_thread(PyObject *Py_UNUSED(module), PyObject *arguments)
 {

@@ -3,6 +3,7 @@
 // It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
 #include "py_compat.h"
 #include <stdbool.h>
+#include "py_carry.h"
 #include "py_handle.h"
 #include "py_lock.h"
 #include "py_name.h"
@@ -39,6 +40,15 @@ PyDoc_STRVAR(handles_in_use_doc,
 "handles_in_use($module, /)\n--\n\n"
 "How many of our thread handles are yet to be started, or have a thread that the end of the process waits for.");
 
+PyDoc_STRVAR(carry_context_doc,
+"carry_context($module, var, /)\n--\n\n"
+"From now on events name the value that this ContextVar had in the waiter and in the holder; None: no longer.");
+
+PyDoc_STRVAR(take_contexts_doc,
+"take_contexts($module, /)\n--\n\n"
+"The values that events name, by number, and how many were lost since the last call. A value is given out by two calls,\n"
+"so that a call after reading events has all that these name; after carry_context(None) by one.");
+
 static PyObject *handles_in_use(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyLong_FromUnsignedLong(tt_handles_in_use());
@@ -50,6 +60,8 @@ static PyMethodDef methods[] = {
     {"adopt_thread", tt_py_thread_adopt, METH_O, adopt_thread_doc},
     {"refresh_threads", tt_py_threads_refresh, METH_O, refresh_threads_doc},
     {"handles_in_use", handles_in_use, METH_NOARGS, handles_in_use_doc},
+    {"carry_context", tt_py_carry_context, METH_O, carry_context_doc},
+    {"take_contexts", tt_py_take_contexts, METH_NOARGS, take_contexts_doc},
     {NULL, NULL, 0, NULL},
 };
 

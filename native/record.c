@@ -1,4 +1,5 @@
 #include "record.h"
+#include "carry.h"
 #include "intern.h"
 #include "thread.h"
 
@@ -7,6 +8,8 @@
 static uint64_t event_threshold_ns = 1000000;
 
 void tt_event_threshold_set(uint64_t ns) { event_threshold_ns = ns; }
+
+bool tt_wait_is_slow(uint64_t start, uint64_t end) { return tt_ticks_to_ns(tt_elapsed(start, end)) >= event_threshold_ns; }
 
 void tt_hold_count_odd(tt_site_stats *s, uint64_t pending)
 {
@@ -58,6 +61,8 @@ static void write_event(const tt_wait *w)
     e->holder_generation = w->holder_generation;
     e->release_stack = w->release_stack;
     e->holder_stack = w->holder_stack;
+    e->context = tt_carry_note ? tt_carry_note() : 0;
+    e->holder_context = w->holder_context ? tt_carry_keep(w->holder_context) : 0;
     tt_ring_end(&e->sequence, index + 1);
     tt_segment_publish(TT_EVENTS);
 }

@@ -8,6 +8,12 @@
 static inline bool tt_kind_is_contention(enum tt_kind kind) { return kind == TT_KIND_LOCK || kind == TT_KIND_RLOCK; }
 static inline bool tt_kind_is_resource(enum tt_kind kind) { return kind == TT_KIND_SEMAPHORE || kind == TT_KIND_QUEUE_PUT; }
 
+// Of the others, waiting for work, nobody is the cause.
+static inline bool tt_kind_has_holder(enum tt_kind kind) { return tt_kind_is_contention(kind) || tt_kind_is_resource(kind); }
+
+// Whether a wait from `start` to `end` becomes an event.
+bool tt_wait_is_slow(uint64_t start, uint64_t end);
+
 // `l` was just obtained.
 static inline void tt_hold_begin(tt_lock *l)
 {

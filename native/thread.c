@@ -71,6 +71,7 @@ static void take_up(const tt_thread_record *r)
     other->resource_ticks += r->resource_ticks;
     other->own_gil_ticks += r->own_gil_ticks;
     other->wait_count += r->wait_count;
+    other->blamed_ticks += r->blamed_ticks;
 }
 
 // A record of a thread that has ended, or 0.

@@ -414,6 +414,7 @@ class ThreadRow:
         lifetime_ticks: How long it has run.
         cpu_ns: Processor time, up to its end or to the moment when its process last looked; 0 if it never did.
         wait_count: Waits for locks.
+        blamed_ticks: What others waited because of its holds. Of `(other)` also what is nobody's that is known.
     """
 
     ident: int
@@ -436,6 +437,7 @@ class ThreadRow:
     threads: int = 1
     parent: str = ""
     stack: tuple[Frame, ...] = ()
+    blamed_ticks: int = 0
 
     @property
     def key(self) -> Hashable:
@@ -473,6 +475,11 @@ class ThreadRow:
         return seconds(self.own_gil_ticks, self.tick_s)
 
     @property
+    def blocked_others_s(self) -> float:
+        """What others waited because it held a lock, summed over them."""
+        return seconds(self.blamed_ticks, self.tick_s)
+
+    @property
     def latency_s(self) -> float:
         """From the call that started it to its first instruction."""
         return seconds(self.latency_ticks, self.tick_s)
@@ -498,6 +505,7 @@ class ThreadRow:
             idle_ticks=max(0, self.idle_ticks - other.idle_ticks),
             resource_ticks=max(0, self.resource_ticks - other.resource_ticks),
             own_gil_ticks=max(0, self.own_gil_ticks - other.own_gil_ticks),
+            blamed_ticks=max(0, self.blamed_ticks - other.blamed_ticks),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -527,6 +535,7 @@ class ThreadRow:
             "idle_s": self.idle_s,
             "resource_s": self.resource_s,
             "own_gil_s": self.own_gil_s,
+            "blocked_others_s": self.blocked_others_s,
         }
 
 

@@ -483,7 +483,8 @@ def _blame_example(builder: CaptureBuilder, lock: Site, registry: Site, lookup: 
     waited = registry.counters["wait_ticks"] - registry.counters["own_gil_ticks"]
     builder.blame(registry, [("Registry.find", "/srv/shop/app.py", 57)], waited // TICKS_PER_NS // 3)
     builder.blame(registry, (), waited // TICKS_PER_NS - waited // TICKS_PER_NS // 3, other=True)
-    builder.thread("report", "report_loop", start_ns=MS, latency_ns=60_000, idle_ns=6_000 * MS)
+    blamed = share * 15
+    builder.thread("report", "report_loop", start_ns=MS, latency_ns=60_000, idle_ns=6_000 * MS, blamed_ns=blamed)
     # One after the other: the report, then each waiter, whom the one before wakes.
     for start in (4 * SECOND, 8 * SECOND):
         for turn, (waiter, holder) in enumerate([(2, 6), (3, 2), (4, 3)]):
