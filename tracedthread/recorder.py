@@ -40,7 +40,8 @@ def start(
 
     Args:
         interval_s: The longest time between two looks.
-        context_variable: Its value in those who wait and hold is noted for each event (until all sinks are stopped).
+        context_variable: Its value in those who wait and hold is noted for each event, until all sinks are stopped.
+            There is one; the first that is given.
     Returns:
         Whether there is a recorder. When this process has no capture, or can start no thread, there is none.
     """
@@ -109,7 +110,8 @@ def _launch(
     try:
         recorder = RecorderThread(core, Live(core), sinks, interval_s)
         if parent is not None:
-            recorder.inherit(parent)
+            parent.is_over = True
+            recorder.context_variable = parent.context_variable
         originals.start_new_thread(recorder.run, ())
     except (_core.Unavailable, CaptureError) as exc:
         count("threads")
