@@ -20,7 +20,7 @@ __all__ = ["LOSSES", "RecorderThread", "Sink", "attempt", "count", "shared"]
 
 #: What `lost` counts, and why.
 LOSSES: Mapping[str, str] = {
-    "events": "waits that newer ones had overwritten before the recorder came to read them, of whatever kind",
+    "events": "waits of whatever kind that were overwritten before the recorder came to read them, or left at its end",
     "starts": "thread starts, likewise",
     "contexts": "contexts that the table had no room for: of a waiter, so that its span has no parent; or of a holder",
     "spans": "waits long enough for a span that the budget had none for",
