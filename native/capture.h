@@ -131,6 +131,8 @@ typedef struct tt_site_stats {
     uint64_t pending_hold;      // 2 * ticks + 1 of the newest hold, not yet in the hold_* fields; top bit: 0 ticks; 0: none
     uint64_t hold_histogram[304];   // TT_HISTOGRAM_BUCKETS
     uint64_t wait_histogram[304];
+    uint64_t holds_untimed;     // of the acquisitions: ended, but not in the histogram
+    uint64_t reserved[7];       // to a whole number of cache lines, so that counters of the fast path share theirs
 } tt_site_stats;
 
 // Contention: lock, rlock. Resource: semaphore, queue.put. The others are idle waiting.

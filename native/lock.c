@@ -97,7 +97,7 @@ static void own(tt_lock *l)
     q->owner_stack = 0;
     q->owner_record = q->contended ? tt_thread_current_index() : 0;
     q->owner_generation = generation_of(q->owner_record);
-    l->held_since = q->until;
+    l->held_since = l->site < tt_recorded_from ? 0 : q->until;
 }
 
 bool tt_lock_try(tt_lock *l)
@@ -343,6 +343,7 @@ void tt_lock_settle(tt_lock *l, uint32_t stack, uint32_t gave_up)
 
 void tt_lock_reset(tt_lock *l)
 {
+    if (tt_lock_held(l)) tt_hold_end_untimed(l);
     l->held_since = 0;
     if (!tt_lock_queued(l))
         l->word = 0;
@@ -354,6 +355,7 @@ void tt_lock_reset(tt_lock *l)
 
 void tt_lock_dispose(tt_lock *l)
 {
+    if (tt_lock_held(l)) tt_hold_end_untimed(l);
     if (!tt_lock_queued(l)) return;
     tt_ledger_blame(l, l->queue->owner_stack, 0);
     if (!l->queue->first && !l->queue->granted) drop_queue(l);

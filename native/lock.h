@@ -171,6 +171,6 @@ void tt_lock_settle(tt_lock *l, uint32_t stack, uint32_t gave_up);
 
 // Makes `l` free whatever it was; its waiters, if they are of this process, are woken in turn.
 void tt_lock_reset(tt_lock *l);
-// `l` is about to be deallocated. Nobody waits.
+// `l` is about to be deallocated, held or free. Nobody waits.
 void tt_lock_dispose(tt_lock *l);
 #endif

@@ -18,6 +18,7 @@
 #include "internal/pycore_pystate.h"
 #if PY_VERSION_HEX >= 0x030D0000
 #include "internal/pycore_pythread.h"
+#include "internal/pycore_signal.h"
 #include "internal/pycore_time.h"
 #endif
 #if PY_VERSION_HEX < 0x030B0000

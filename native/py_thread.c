@@ -163,9 +163,12 @@ PyObject *tt_py_thread_adopt(PyObject *Py_UNUSED(module), PyObject *name)
         return NULL;
     }
     if (tt_the_segment.base) {
-        tt_thread_rename(tt_thread_current_index(), label);
-        // Its thread state goes when the interpreter does. Those of others may go without a word.
-        if (PyThread_get_thread_native_id() == (unsigned long)getpid()) tt_thread_adopt_state(PyThreadState_Get());
+        // Where Python is embedded, its main thread need not be the process's.
+        bool is_main = _PyOS_IsMainThread();
+        tt_thread_rename(tt_thread_current_index(), !label[0] && is_main ? "MainThread" : label);
+        // The first of all thread states goes when the interpreter does. Others may go without a word.
+        PyThreadState *state = PyThreadState_Get();
+        if (is_main && !PyThreadState_Next(state)) tt_thread_adopt_state(state);
     }
     Py_RETURN_NONE;
 }

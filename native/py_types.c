@@ -3,6 +3,7 @@
 // It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
 #include "py_compat.h"
 #include <stdbool.h>
+#include "py_capture.h"
 #include "py_carry.h"
 #include "py_handle.h"
 #include "py_lock.h"
@@ -30,7 +31,7 @@ PyDoc_STRVAR(configure_doc,
 
 PyDoc_STRVAR(adopt_thread_doc,
 "adopt_thread($module, name, /)\n--\n\n"
-"Give the calling thread a record in the capture under this name.");
+"Give the calling thread a record in the capture under this name; the main thread without one is MainThread.");
 
 PyDoc_STRVAR(refresh_threads_doc,
 "refresh_threads($module, active, /)\n--\n\n"
@@ -128,6 +129,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_handle_add(module, stock);
     if (r == 0) r = tt_py_sentinel_add(module, stock);
     if (r == 0) r = tt_py_stats_add(module);
+    if (r == 0) r = tt_py_capture_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

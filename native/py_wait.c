@@ -137,9 +137,8 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
     enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
-    if (outcome == TT_ACQUIRED && w->ended) {   // another thread may have it by now
-        if (l->site >= tt_recorded_from) tt_the_segment.stats[l->site].acquisitions++;
-    }
+    if (outcome == TT_ACQUIRED && w->ended)   // another thread may have it by now
+        tt_hold_missed(l);
     else if (outcome == TT_ACQUIRED) {
         tt_hold_begin(l);
         if (w->granted && l->held_since) l->held_since = w->granted;   // it has been ours since the release

@@ -17,6 +17,20 @@ void tt_hold_count_odd(tt_site_stats *s, uint64_t pending)
     if (pending) s->hold_histogram[0]++;
 }
 
+void tt_hold_end_untimed(const tt_lock *l)
+{
+    // What is older than the capture was counted in that of a process we are forked from.
+    if (l->site < TT_SITE_OTHER || l->held_since <= tt_the_segment.header->first.ticks) return;
+    tt_the_segment.stats[l->site].holds_untimed++;
+}
+
+void tt_hold_missed(const tt_lock *l)
+{
+    if (l->site < tt_recorded_from) return;
+    tt_the_segment.stats[l->site].acquisitions++;
+    tt_the_segment.stats[l->site].holds_untimed++;
+}
+
 static void count_contention(const tt_wait *w, uint64_t ticks, uint64_t ns)
 {
     tt_site_stats *s = &tt_the_segment.stats[w->site];

@@ -22,6 +22,9 @@ uint64_t tt_session_start = UINT64_MAX;
 uint32_t tt_fork_epoch = 1;
 bool tt_process_ending;
 
+static bool has_recorded;   // ever: what was before is no pause
+static uint8_t *next_mapping;   // of a forked child, until tt_capture_move
+
 static char error_text[256];
 
 // The descriptor of the memfd behind the capture, kept for other processes: `tracedthread dump` of the same user may open
@@ -272,11 +275,13 @@ static uint8_t *map_private(uint64_t size)
     return base == MAP_FAILED ? NULL : base;
 }
 
-// The process goes on in another mapping. Nothing starts over, for threads may have been started, and wait, meanwhile; what
-// they count while this runs, which is without the interpreter lock, may be lost.
-static int move_to(uint8_t *fresh)
+// Nothing starts over, for threads may have been started, and wait, meanwhile.
+int tt_capture_move(void)
 {
     const tt_segment *g = &tt_the_segment;
+    uint8_t *fresh = next_mapping;
+    if (!fresh) return 0;
+    next_mapping = NULL;
     memcpy(fresh, g->base, g->sections[0].offset);
     for (int id = 0; id < TT_SECTIONS; id++) {
         const tt_section *s = &g->sections[id];
@@ -296,6 +301,8 @@ static void after_fork_in_child(void)
     tt_fork_epoch++;
     tt_process_ending = false;
     tt_handles_after_fork();
+    if (next_mapping) munmap(next_mapping, tt_the_segment.size);   // a parent's
+    next_mapping = NULL;
     if (!tt_the_segment.base) return;
     uint8_t *fresh = map_shared(NULL, 0, tt_the_segment.size);
     if (!fresh) fresh = map_private(tt_the_segment.size);   // no descriptor is free
@@ -324,7 +331,11 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
         return fail("not enough memory");
     uint8_t *fresh = map_shared(path, force, size);
     if (!fresh) return -1;
-    if (g->base) return move_to(fresh);
+    if (g->base) {
+        if (next_mapping) munmap(next_mapping, size);
+        next_mapping = fresh;
+        return 0;
+    }
     start_header(fresh, size, sections, program, python);
     start_process((tt_header *)fresh);
     point_into(fresh, size);
@@ -344,16 +355,17 @@ int tt_fork_watch(void)
 const void *tt_capture_base(void) { return tt_the_segment.base; }
 uint64_t tt_capture_size(void) { return tt_the_segment.base ? tt_the_segment.size : 0; }
 
-void tt_recording_set(int on)
+void tt_recording_set(bool on)
 {
-    if (!tt_the_segment.base || (on != 0) == (tt_recording_get() != 0)) return;
+    if (!tt_the_segment.base || on == (tt_recording_get() != 0)) return;
     tt_session_start = on ? tt_ticks() : UINT64_MAX;
     tt_recorded_from = on ? TT_SITE_OTHER : UINT32_MAX;
     tt_header *h = tt_the_segment.header;
     tt_anchor now = tt_clock_anchor();
-    if (on) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    if (on && has_recorded) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    has_recorded = true;
     h->last = now;
-    h->recording = on != 0;
+    h->recording = on;
 }
 
 int tt_recording_get(void) { return tt_recorded_from != UINT32_MAX; }
@@ -363,7 +375,7 @@ void tt_capture_anchor(void)
     tt_header *h = tt_the_segment.header;
     if (!h) return;
     tt_anchor now = tt_clock_anchor();
-    if (!h->recording) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    if (!h->recording && has_recorded) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
     h->last = now;
 }
 

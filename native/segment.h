@@ -40,6 +40,18 @@ extern uint32_t tt_fork_epoch;
 // Makes forks count, from the first lock on, whether or not there is a capture. -1: no memory.
 int tt_fork_watch(void);
 
+// Starts or stops counting. Locks work either way. Holds in progress at a change are not timed, and of waits only what
+// somebody has been blamed for already is counted.
+void tt_recording_set(bool on);
+// In a forked child: goes on in what tt_capture_open has mapped since, if it has. -1: see tt_capture_error.
+int tt_capture_move(void);
+// Reads the three clocks into header.last.
+void tt_capture_anchor(void);
+// Adds a note (JSON, utf-8, `length` bytes). -1: the section is full (counted as lost), or there is none.
+int tt_capture_note(const char *text, uint32_t length);
+// Marks the capture as ended in an orderly way.
+void tt_capture_finish(void);
+
 // Room for one record of `section`: its index, or 0 when there is none left (counted as lost).
 // The record becomes visible to readers with tt_segment_publish.
 uint32_t tt_segment_reserve(enum tt_section_id section);

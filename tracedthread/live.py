@@ -139,6 +139,11 @@ class Live:
         self._stacks: dict[int, tuple[Frame, ...]] = {0: ()}
         self._places: dict[int, Place] = {}
 
+    @property
+    def unread_events(self) -> int:
+        """How many there are that have not been read, of whatever kind."""
+        return self._used(layout.EVENTS) - self._read_to[layout.EVENTS]
+
     def new_events(self) -> list[LiveEvent]:
         """
         Waits for locks, permits and room that have ended since the last call and passed the event threshold.
@@ -146,7 +151,7 @@ class Live:
         Idle waiting is no event here. Oldest first.
         """
         events: list[LiveEvent] = []
-        if self._used(layout.EVENTS) == self._read_to[layout.EVENTS]:
+        if not self.unread_events:
             return events
         self._synchronise()
         known: dict[tuple[int, int], Who] = {}
@@ -215,7 +220,7 @@ class Live:
         records = []
         for index in range(max(begin, used - section.capacity), used):
             record = of.read(self._view, section.offset + index % section.capacity * section.record_size)
-            if record[0] == index + 1:  # type: ignore[index]  # its sequence
+            if record[0] == index + 1:  # its sequence
                 records.append(record)
         return records, used - begin - len(records)
 

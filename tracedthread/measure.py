@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from tracedthread import names
 from tracedthread._original import originals
-from tracedthread.capture import CaptureError
 from tracedthread.histogram import BUCKETS, lower_edge_ns
 from tracedthread.names import Metric
 from tracedthread.shown import TOP, Places, Shown
-from tracedthread.tally import LockTally, Read, Tallier, Tally, seconds
+from tracedthread.tallier import Read, Tallier
+from tracedthread.tally import LockTally, Tally, seconds
 
 _EDGES = tuple(min(range(BUCKETS), key=lambda index: abs(lower_edge_ns(index) - bound * 1e9)) for bound in names.BOUNDS)
 #: Upper bounds of the exported buckets, seconds: edges of native ones, so that no count is split.
@@ -175,7 +175,7 @@ class Board:
             tally = self._tallier.tally()
             self._shown.update(tally)
             self._newest = self._stream.measure(tally, self._dropped() if self._dropped is not None else None)
-        except (CaptureError, OSError, RuntimeError):
+        except Exception:
             self.failures += 1
         finally:
             lock.release()

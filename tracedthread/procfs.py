@@ -184,16 +184,13 @@ def why_refused(status: Status) -> str:
     return f"process {pid} may not be read: it is in another user namespace, or a security module forbids it; {needed}"
 
 
-def why_no_memory(status: Status) -> str:
+def why_no_memory(why_no_file: str) -> str:
     """The right that is missing, after the kernel has refused to open the process's memory but not its mappings."""
+    as_root = "run this as root (with CAP_SYS_PTRACE)"
     scope = _yama_scope()
-    way = {
-        1: "only its parents may read it: run this as root (with CAP_SYS_PTRACE)",
-        2: "only root may read it: run this with CAP_SYS_PTRACE",
-        3: "nobody may read it",
-    }.get(scope, "run this as root (with CAP_SYS_PTRACE)")
-    where = f"kernel.yama.ptrace_scope is {scope}: " if scope else ""
-    return f"process {status.pid} keeps its recording in memory that has no file; {where}{way}"
+    who = {1: f"only its parents may: {as_root}", 2: f"only root may: {as_root}", 3: "nobody may"}
+    way = f"kernel.yama.ptrace_scope is {scope}, {who[scope]}" if scope in who else as_root
+    return f"{why_no_file}; nor may you read its memory: {way}"
 
 
 def switched_off(pid: int) -> str | None:

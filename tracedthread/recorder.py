@@ -40,7 +40,8 @@ def start(
 
     Args:
         interval_s: The longest time between two looks.
-        context_variable: Its value in those who wait and hold is noted for each event (until all sinks are stopped).
+        context_variable: Its value in those who wait and hold is noted for each event, until all sinks are stopped.
+            There is one; the first that is given.
     Returns:
         Whether there is a recorder. When this process has no capture, or can start no thread, there is none.
     """
@@ -89,6 +90,7 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
             shared.current = None
             recorder.is_over = True
             recorder.carry_nothing()
+            count("events", recorder.live.unread_events)
     return not behind
 
 
@@ -109,7 +111,8 @@ def _launch(
     try:
         recorder = RecorderThread(core, Live(core), sinks, interval_s)
         if parent is not None:
-            recorder.inherit(parent)
+            parent.is_over = True
+            recorder.context_variable = parent.context_variable
         originals.start_new_thread(recorder.run, ())
     except (_core.Unavailable, CaptureError) as exc:
         count("threads")
@@ -160,10 +163,11 @@ def _hook() -> None:
     if _hooks:
         return
     _hooks.append(True)
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-    atexit.register(_at_exit)
     import threading  # not before: the later it is first imported, the more of it is ours
 
+    # After its own handlers, which make its locks anew in a child.
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    atexit.register(_at_exit)
     with suppress(AttributeError, RuntimeError):  # it has changed, or is past that
         # Called when the main thread is through. Registered only then, our last look comes after all threads that the
         # interpreter waits for, and before everything else that ends at exit: the SDK's providers.

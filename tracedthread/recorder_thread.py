@@ -20,7 +20,7 @@ __all__ = ["LOSSES", "RecorderThread", "Sink", "attempt", "count", "shared"]
 
 #: What `lost` counts, and why.
 LOSSES: Mapping[str, str] = {
-    "events": "waits that newer ones had overwritten before the recorder came to read them, of whatever kind",
+    "events": "waits of whatever kind that were overwritten before the recorder came to read them, or left at its end",
     "starts": "thread starts, likewise",
     "contexts": "contexts that the table had no room for: of a waiter, so that its span has no parent; or of a holder",
     "spans": "waits long enough for a span that the budget had none for",
@@ -113,8 +113,6 @@ class RecorderThread:
         self._impatient_at = -1
         self._looks = 0
         self._callers: deque[Any] = deque()  # locks to release when the next look is over
-        # What was noted before an event was written may be told by the take before.
-        self._earlier: dict[int, object] = {}
 
     def run(self) -> None:
         """The thread."""
@@ -130,7 +128,6 @@ class RecorderThread:
                 attempt(self._let_go)
             if not self.is_over:
                 _release(callers)
-        self._earlier = {}
         _release([*callers, *self._callers])
 
     @property
@@ -171,13 +168,6 @@ class RecorderThread:
         """Undo `hold_still`."""
         self._still.release()
 
-    def inherit(self, parent: RecorderThread) -> None:
-        """In a forked child: what the parent's was told to do."""
-        self.context_variable = parent.context_variable
-        # Dropped here, their last references would run destructors in the middle of fork().
-        self._earlier = parent._earlier
-        parent.is_over = True
-
     def carry_nothing(self) -> None:
         """Contexts are not needed any more."""
         if self.context_variable is not None:
@@ -189,10 +179,8 @@ class RecorderThread:
         live = self.live
         before = live.missed_events, live.missed_starts
         events, starts = [event for event in live.new_events() if self._is_told(event)], live.new_starts()
-        # After the events: what they name has been noted by now.
-        current, lost_contexts = _NOTHING if self.context_variable is None else self.core.types.take_contexts()
-        contexts = {**self._earlier, **current} if self._earlier else current
-        self._earlier = current
+        # After the events: what they name has been noted by now. What later ones name is given out again next time.
+        contexts, lost_contexts = _NOTHING if self.context_variable is None else self.core.types.take_contexts()
         count("events", live.missed_events - before[0])
         count("starts", live.missed_starts - before[1])
         count("contexts", lost_contexts)

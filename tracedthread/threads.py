@@ -51,7 +51,7 @@ def read_threads(capture: Capture) -> Iterable[ThreadRow]:
 
 def read_waiting(capture: Capture) -> tuple[Waiting, ...]:
     """
-    Waits for locks and for threads' ends that are not over, the longest first.
+    Waits that are not over, the longest first.
 
     Raises:
         CaptureError: The capture is damaged.
@@ -60,8 +60,6 @@ def read_waiting(capture: Capture) -> tuple[Waiting, ...]:
     found = []
     for _, record in sorted(capture.waiting(), key=lambda pair: (pair[1].wait_since, pair[0])):
         kind = layout.KINDS[record.wait_kind]
-        if kind not in layout.CONTENTION_KINDS and kind != "join":
-            continue
         lock, created = "", NOWHERE
         if kind == "join" or record.wait_site >= len(sites):
             pass

@@ -25,7 +25,8 @@ from tracedthread.capture import CaptureError
 from tracedthread.measure import Measurement, Stream
 from tracedthread.procfs import Process, Refused, Unrecorded, identify, processes
 from tracedthread.shown import TOP, Shown
-from tracedthread.tally import EMPTY, Tallier, Tally, read_descriptor, read_own
+from tracedthread.tallier import Tallier, read_descriptor, read_own
+from tracedthread.tally import EMPTY, Tally
 from tracedthread.target import Target
 
 OWN_WAIT_S = 1.0
@@ -162,7 +163,7 @@ class Workers:
                 stream = streams[label] = self._each.get(label) or Stream(self._shown)
                 each.append((label, stream.measure(tally, dropped if label == mine else None)))
             self._newest, self._newest_each, self._each = points, each, streams
-        except (OSError, CaptureError, RuntimeError):
+        except Exception:
             self.failures += 1
         finally:
             self._lock.release()
@@ -268,10 +269,10 @@ class Workers:
 
 def _own_descriptor(core: _core.Core) -> int | None:
     """A new descriptor of the process's own capture."""
-    if core.path is not None:
-        return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC)
-    fd = core.lib.tt_capture_descriptor()
-    return os.dup(fd) if fd >= 0 else None
+    if (fd := core.lib.tt_capture_descriptor()) >= 0:
+        return os.dup(fd)
+    # Without one it is a file, or private memory, and then the path is still the parent's, who knows it.
+    return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC) if core.path is not None else None
 
 
 def _close_quietly(fd: int) -> None:

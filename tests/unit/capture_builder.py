@@ -18,7 +18,7 @@ STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STA
 KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
 BUCKETS = 304
 RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]  # of the first version, without blame
-GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 216, 88, 1, 40, 200, 48]
+GROWN_RECORD_SIZES = [1, 16, 8, 32, 192 + 16 * BUCKETS, 72, 216, 88, 1, 40, 200, 48]
 FIXED_SITES = 3
 
 Place = tuple[str, str, int]  # function, path, line
@@ -39,6 +39,7 @@ class Site:
         names = "created destroyed acquisitions contended timeouts interrupted failed_tries hold_ticks hold_max_ticks"
         names += " wait_ticks wait_max_ticks own_gil_ticks gil_ticks handoff_ticks waiters pending_hold"
         self.counters = dict.fromkeys(names.split(), 0)
+        self.holds_untimed = 0
         self.hold_histogram = [0] * BUCKETS
         self.wait_histogram = [0] * BUCKETS
 
@@ -52,8 +53,8 @@ class Site:
 
     def pack(self) -> bytes:
         """tt_site_stats."""
-        counters = list(self.counters.values())
-        return struct.pack("<16Q304Q304Q", *counters, *self.hold_histogram, *self.wait_histogram)
+        histograms = (*self.hold_histogram, *self.wait_histogram)
+        return struct.pack("<16Q304Q304QQ56x", *self.counters.values(), *histograms, self.holds_untimed)
 
 
 class CaptureBuilder:
@@ -94,6 +95,7 @@ class CaptureBuilder:
         self.waits_now: dict[int, tuple[int, ...]] = {}
         self.locks_now = [(0,) * 10]
         self.generation = 0
+        self.paused_ns = 0
         self.events: list[bytes] = []
         self.events_written = 0
         self.event_capacity: int | None = None
@@ -384,7 +386,7 @@ class CaptureBuilder:
             self.ns_per_tick,
             *anchors[0],
             *anchors[1],
-            0,
+            self.paused_ns * TICKS_PER_NS,
             self.generation,
             1,
             self.program,

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from own_interpreter import HEAD, run
-
-from tracedthread import recorder, recorder_thread
-from tracedthread.capture import Frame
-from tracedthread.live import NOBODY, LiveEvent, Place, Who
 
 FORK = """
 def in_child(work):
@@ -104,7 +99,7 @@ def test_a_sink_that_raises_is_counted_and_the_others_are_told() -> None:
         class Broken(Told):
             def tick(self, events, starts, contexts, lost):
                 super().tick(events, starts, contexts, lost)
-                raise SystemExit(3) if events else RuntimeError("broken")
+                raise SystemExit(3) if self.looks == 1 else RuntimeError("broken")
             def close(self, timeout_s):
                 raise KeyboardInterrupt
         broken, told = Broken(), Told()
@@ -134,7 +129,7 @@ def test_a_sink_that_blocks_is_left_behind_and_another_recorder_goes_on() -> Non
         wait_once(name="meanwhile")
         assert not recorder.flush(timeout_s=0.01)
         assert not recorder.stop(timeout_s=0.01)
-        assert recorder.lost()["ends"] == 2
+        assert recorder.lost()["ends"] == 2 and recorder.lost()["events"] > 0
         told = Told()
         assert recorder.start([told])
         wait_once(name="later")
@@ -170,10 +165,9 @@ def test_waits_of_the_recorder_and_of_the_sdks_threads_are_not_told() -> None:
                     with lock: pass
         told = Waits()
         recorder.start([told], interval_s=0.001)
-        others = waiting()
         with lock:
             has_lock.set()
-            until(lambda: waiting() > others)
+            until(lambda: "tracedthread" in who_waits())
             may_go.set()
         wait_once(name="OtelBatchSpanRecordProcessor")
         wait_once(name="the program's")
@@ -192,10 +186,13 @@ def test_waits_are_told_until_the_last_thread_ends_and_before_other_ends_of_the_
                 print(self.names(), 0 < timeout_s <= 2)
         recorder.start([Says()], interval_s=60)
         atexit.register(print, "the SDK ends")
-        def late():
+        def lets_go():
             threading.main_thread().join()
-            wait_once(name="late")
-        threading.Thread(target=late).start()
+            lock.release()
+        lock.acquire()
+        threading.Thread(target=lock.acquire, name="late").start()
+        until(lambda: "late" in who_waits())
+        threading.Thread(target=lets_go).start()
     """)
     assert out == "['late'] True\nthe SDK ends\n"
 
@@ -423,68 +420,55 @@ def test_signal_handlers_may_stop_and_start_it() -> None:
     """)
 
 
-class FakeCore:
-    """Gives out what was noted, take by take."""
+def test_contexts_come_with_the_events_that_name_them_and_do_not_stay() -> None:
+    run("""
+        import contextvars, gc, weakref
+        class Value: pass
+        variable = contextvars.ContextVar("variable")
+        class Meets(Told):
+            def tick(self, events, starts, contexts, lost):
+                super().tick(events, starts, contexts, lost)
+                for event in events:
+                    if is_ours(event.lock.name):
+                        met.extend(type(contexts.get(number)).__name__ for number in (event.context, event.holder_context))
+                self.contexts = {}
+        met, values = [], []
+        assert recorder.start([Meets()], interval_s=60, context_variable=variable)
+        def with_value(wait):
+            value = Value()
+            values.append(weakref.ref(value))
+            variable.set(value)
+            wait()
+        wait_once(wrap=with_value)
+        assert values[0]() is not None       # while nobody has looked, it is kept
+        assert recorder.flush() and met == ["Value", "NoneType"], met
+        for _ in range(2): assert recorder.flush()
+        gc.collect()
+        assert values[0]() is None
+        contextvars.copy_context().run(with_value, wait_once)
+        assert recorder.flush() and met[2:] == ["NoneType", "Value"], met
+        assert recorder.stop()
+        contextvars.copy_context().run(with_value, wait_once)
+        gc.collect()
+        assert values[2]() is None           # nothing is noted any more
+        assert recorder.lost()["contexts"] == 0
+    """)
 
-    def __init__(self, takes: list[dict[int, object]]) -> None:
-        self.types = self
-        self.takes = takes
 
-    def take_contexts(self) -> tuple[dict[int, object], int]:
-        return (self.takes.pop(0), 1) if self.takes else ({}, 0)
-
-
-class FakeLive:
-    missed_events = missed_starts = 0
-
-    def __init__(self, events: list[LiveEvent]) -> None:
-        self.events = events
-
-    def new_events(self) -> list[LiveEvent]:
-        self.missed_events += 2
-        return self.events
-
-    def new_starts(self) -> list[LiveEvent]:
-        return []
-
-
-class Keeps:
-    def __init__(self) -> None:
-        self.contexts: dict[int, Any] = {}
-
-    def tick(self, events: Any, starts: Any, contexts: Any, lost: Any) -> None:
-        self.contexts = dict(contexts)
-
-    def close(self, timeout_s: float) -> None:
-        pass
-
-
-def test_contexts_are_told_for_two_looks_and_then_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_thread.shared, "lost", dict.fromkeys(recorder.LOSSES, 0))
-    sink = Keeps()
-    event = LiveEvent(
-        Place("lock", Frame("f", "f.py", 1), "lock"),
-        "lock",
-        "acquired",
-        0,
-        1,
-        0.0,
-        Who(1, ""),
-        (),
-        NOBODY,
-        (),
-        (),
-        1,
-        0,
-    )
-    core: Any = FakeCore([{1: "a"}, {2: "b"}])
-    live: Any = FakeLive([event])
-    thread = recorder_thread.RecorderThread(core, live, [sink], 1.0)
-    variable: Any = object()
-    thread.context_variable = variable
-    seen = []
-    for _ in range(4):
-        thread._look()
-        seen.append(sink.contexts)
-    assert seen == [{1: "a"}, {1: "a", 2: "b"}, {2: "b"}, {}]
-    assert recorder.lost()["contexts"] == 2 and recorder.lost()["events"] == 8
+def test_contexts_that_found_no_room_are_counted() -> None:
+    run("""
+        import contextvars
+        variable = contextvars.ContextVar("variable")
+        told = Told()
+        assert recorder.start([told], interval_s=3600, context_variable=variable)
+        def wait_in_vain(number):
+            variable.set(object())
+            assert not lock.acquire(timeout=1e-6)
+        with lock:
+            for number in range(1024 + 7):
+                contextvars.copy_context().run(wait_in_vain, number)
+        assert recorder.flush()
+        without = [event for event in told.events if not event.context]
+        assert len(told.events) == 1024 + 7 and len(without) >= 7
+        assert recorder.lost()["contexts"] >= len(without)
+    """)

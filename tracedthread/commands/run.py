@@ -176,7 +176,8 @@ def run(options: Options) -> int:
         Its exit status, unless it ends by SystemExit, a signal, or KeyboardInterrupt.
     """
     paths = list(sys.path)
-    patched = _patch(options)
+    # A name mistyped neither leaves an empty recording behind nor, with --force, replaces one that is not.
+    patched = _launch.is_there(options.script) and _patch(options)
     if patched and options.follow_fork:
         _follow_subprocesses(options)
     execute = _launch.program(options.script, options.module, options.arguments)
@@ -259,9 +260,12 @@ def _follow_subprocesses(options: Options) -> None:
 def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
     # Threads that are no daemons have ended, and so has whatever the program registered itself.
     stream = sys.__stderr__
-    if os.getpid() != pid or stream is None or (options.quiet and not options.report):
+    if os.getpid() != pid:
         return
     if not _launch.has_begun():  # and what was wrong with its name has been said
+        _remove_recording()
+        return
+    if stream is None or (options.quiet and not options.report):
         return
     try:
         is_terminal = stream.isatty()
@@ -269,6 +273,15 @@ def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
         _settings.write(stream, text + _next_step(options, reported=bool(text)))
     except Exception as exc:  # the program has run; its exit status must stay what it is
         _settings.say(f"no report: {type(exc).__name__}: {exc}")
+
+
+def _remove_recording() -> None:
+    target = _core.load().target
+    if target is not None:
+        try:
+            os.unlink(target.path)
+        except OSError as exc:
+            _settings.say(f"cannot remove {target.path}, which records nothing: {exc.strerror}")
 
 
 def _report(is_terminal: bool, paths: list[str]) -> str:

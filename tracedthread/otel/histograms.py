@@ -15,6 +15,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context
@@ -184,7 +185,7 @@ class HistogramExporter:
         finally:
             done.open()
         if exporter is not None:
-            with hush():
+            with hush(), suppress(Exception):
                 exporter.shutdown()
 
     def _own_resource(self) -> Resource:
@@ -222,7 +223,8 @@ class HistogramExporter:
             self._before, self._told, self._arrived_ns = values, told, now
         else:
             self.failures += 1
-            self._say_failure(reason)
+            if self.failures == 1:
+                self._say_failure(reason)
 
     def _say_failure(self, reason: str) -> None:
         _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")

@@ -20,7 +20,7 @@ from opentelemetry import _logs, trace
 from tracedthread import __version__, _core, audit, names, recorder
 from tracedthread.exemplars import Exemplars
 from tracedthread.measure import Board
-from tracedthread.tally import read_own
+from tracedthread.tallier import read_own
 
 from .bill import Bills
 from .metrics import Metrics
