@@ -19,7 +19,7 @@ pytest.importorskip("opentelemetry.instrumentation")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 import distribution
-from collector import Collector
+from otlp_sink import Collector
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUMENT = [

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
-from collector import Collector
+from otlp_sink import Collector
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
@@ -237,7 +237,10 @@ def test_a_collector_in_trouble_costs_two_lines_and_little_time(tmp_path: Path, 
         assert time.monotonic() - began < 20  # 2 s and what a busy machine makes of them
         assert (process.returncode, out) == (0, "")
         lines = err.splitlines()
-        assert lines[-1] == "tracedthread: not delivered: 2 of 2 spans, 1 of 1 exports of metrics"
+        numbers = "tracedthread: not delivered: 2 of 2 spans"
+        assert lines[-1] in (numbers, f"{numbers}, 1 of 1 exports of metrics")  # if it came to the latter in time
         failures = [line for line in lines[:-1] if line.startswith("tracedthread: telemetry cannot be delivered to ")]
         assert failures == lines[:-1]
-        assert len(failures) == 1 or (failures == [] and trouble == "slow")  # that did not answer in time
+        assert (
+            len(failures) == 1 if trouble == "garbage" else len(failures) <= 1
+        )  # else it may be tried again until then

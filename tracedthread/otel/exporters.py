@@ -18,7 +18,16 @@ from tracedthread import _settings
 
 from .hush import hush
 
-__all__ = ["Delivery", "LogExporter", "MetricExporter", "SpanExporter", "SpanProcessor", "load", "say_failure"]
+__all__ = [
+    "Delivery",
+    "LogExporter",
+    "MetricExporter",
+    "SpanExporter",
+    "SpanProcessor",
+    "load",
+    "say_failure",
+    "say_no_more",
+]
 
 
 class Delivery:
@@ -64,9 +73,14 @@ _said: set[tuple[int, str]] = set()
 
 def say_failure(destination: str, reason: str) -> None:
     """One line, whichever signal fails first and however often; at the end there are numbers."""
-    if (os.getpid(), destination) not in _said:
+    if not {(os.getpid(), destination), (os.getpid(), "")} & _said:
         _said.add((os.getpid(), destination))
         _settings.say(f"telemetry cannot be delivered to {destination} ({reason}); the program goes on without")
+
+
+def say_no_more() -> None:
+    """The numbers are said now: what fails later on is among them."""
+    _said.add((os.getpid(), ""))
 
 
 class SpanExporter(OTLPSpanExporter):

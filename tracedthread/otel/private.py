@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -26,7 +27,7 @@ from tracedthread._original import originals
 from tracedthread.exemplars import Exemplars
 
 from . import setup
-from .exporters import Delivery, LogExporter, MetricExporter, SpanExporter, SpanProcessor
+from .exporters import Delivery, LogExporter, MetricExporter, SpanExporter, SpanProcessor, say_no_more
 from .histograms import HistogramExporter
 from .hush import hush, watch
 from .observables import Observables, observe
@@ -102,8 +103,7 @@ class Private:
         if self._providers.pid != os.getpid():
             parents = self._providers
             self._providers = self._make()
-            # The SDK has given them threads here, too.
-            originals.start_new_thread(parents.end, ())
+            parents.end()  # the SDK has given them threads here, too
         with hush():
             for sink in self._providers.sinks:
                 sink.tick(events, starts, contexts, lost)
@@ -115,13 +115,12 @@ class Private:
         with hush():
             for sink in providers.sinks:
                 sink.close(max(0.0, leave_by - time.monotonic()))
-        done = originals.allocate_lock()
-        done.acquire()
-        originals.start_new_thread(providers.end, (done.release,))
+        endings = providers.end()
         if self._histograms is not None:
             self._histograms.close(max(0.0, leave_by - time.monotonic()))
-        if not done.acquire(True, max(0.0, leave_by - time.monotonic())):
+        if not all(ending.acquire(True, max(0.0, leave_by - time.monotonic())) for ending in endings):
             providers.abandon()
+        say_no_more()
         missing = [
             f"{delivery.missing} of {delivery.handed} {delivery.what}"
             for delivery in providers.deliveries
@@ -145,6 +144,12 @@ class Private:
         # Asked by two threads of a new child.
         resource = self._resources.get(os.getpid())
         return resource or self._resources.setdefault(os.getpid(), make_resource(child=bool(self._resources)))
+
+
+def _end(provider: Any, ending: Any) -> None:
+    with hush(), suppress(Exception):
+        provider.shutdown()
+    ending.release()
 
 
 class _Histograms(HistogramExporter):
@@ -192,16 +197,20 @@ class _Providers:
         if self._observables is not None:
             self._observables.stop()
 
-    def end(self, then: Any = None) -> None:
-        """Export the rest and end all threads. What takes longer is not waited for by anybody."""
-        with hush():
-            for provider in self._providers:
-                try:
-                    provider.shutdown()
-                except Exception as exc:
-                    _settings.say(f"OpenTelemetry's provider did not end: {type(exc).__name__}")
-        if then is not None:
-            then()
+    def end(self) -> list[Any]:
+        """
+        Let them export the rest and end, side by side: none is held up by another.
+
+        Returns:
+            A lock for each, which can be acquired once that is done.
+        """
+        endings = []
+        for provider in self._providers:
+            ending = originals.allocate_lock()
+            ending.acquire()
+            originals.start_new_thread(_end, (provider, ending))
+            endings.append(ending)
+        return endings
 
     def abandon(self) -> None:
         """Time is up: no more attempts."""
