@@ -1,9 +1,8 @@
-"""The back ends that end to end tests send telemetry to; each test that asks has its own, in its folder."""
+"""The back ends that end to end tests send telemetry to; each module that asks has its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from backends import Collector, Prometheus, VictoriaMetrics
@@ -16,25 +15,22 @@ def sink() -> Iterator[Sink]:
         yield sink
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[VictoriaMetrics]:
-    (tmp_path / "store").mkdir()
-    store = VictoriaMetrics(tmp_path / "store")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VictoriaMetrics]:
+    store = VictoriaMetrics(tmp_path_factory.mktemp("store"))
     yield store
     store.close()
 
 
-@pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
-    (tmp_path / "prometheus").mkdir()
-    prometheus = Prometheus(tmp_path / "prometheus")
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"))
     yield prometheus
     prometheus.close()
 
 
-@pytest.fixture
-def collector(tmp_path: Path, store: VictoriaMetrics) -> Iterator[Collector]:
-    (tmp_path / "collector").mkdir()
-    collector = Collector(tmp_path / "collector", store)
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory, store: VictoriaMetrics) -> Iterator[Collector]:
+    collector = Collector(tmp_path_factory.mktemp("collector"), store)
     yield collector
     collector.close()

@@ -48,14 +48,14 @@ class Span(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A metric's point as it arrived: `value` of a number, else `count`, `value` (the sum), `bounds` and `buckets`."""
+    """A metric's point as it arrived: the `value` of a number, or of a histogram `samples`, `value` (their sum) and the rest."""
 
     service: str
     name: str
     attributes: dict[str, Any]
     value: float
     time_ns: int
-    count: int = 0
+    samples: int = 0
     bounds: tuple[float, ...] = ()
     buckets: tuple[int, ...] = ()
     exemplars: tuple[tuple[float, str, str], ...] = ()  # value, trace id, span id
