@@ -20,12 +20,21 @@ HOLDER_LINK = ("tracedthread.link.type", "holder")
 
 
 class Answer(NamedTuple):
-    """What the server says, after `delay_s`; nothing is kept but with a status of 200."""
+    """
+    What the server says, and when; what it answers with another status than 200 it does not keep.
+
+    Args:
+        raw: Sent instead of an answer in HTTP; then the connection ends.
+    """
 
     status: int = 200
-    body: bytes = b""
     delay_s: float = 0.0
     headers: tuple[tuple[str, str], ...] = ()
+    raw: bytes | None = None
+
+    @property
+    def accepts(self) -> bool:
+        return self.status == 200 and self.raw is None
 
 
 class Span(NamedTuple):
@@ -96,13 +105,13 @@ class Sink:
 
     def _receive(self, path: str, body: bytes) -> Answer:
         answer = self.answer
-        if answer.status == 200 and path == "/v1/traces":
-            self._traces.append(ExportTraceServiceRequest.FromString(body))
-        elif answer.status == 200 and path == "/v1/metrics":
-            self._metrics.append(ExportMetricsServiceRequest.FromString(body))
-        elif answer.status == 200 and path == "/v1/logs":
-            self._logs.append(ExportLogsServiceRequest.FromString(body))
         self.requests.append(path)
+        if answer.accepts and path == "/v1/traces":
+            self._traces.append(ExportTraceServiceRequest.FromString(body))
+        elif answer.accepts and path == "/v1/metrics":
+            self._metrics.append(ExportMetricsServiceRequest.FromString(body))
+        elif answer.accepts and path == "/v1/logs":
+            self._logs.append(ExportLogsServiceRequest.FromString(body))
         return answer
 
     def spans(self, name: str | None = None) -> list[Span]:
@@ -196,17 +205,22 @@ def _handler(receive: Callable[[str, bytes], Answer], closing: threading.Event) 
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
+            self.close_connection = True
+            if closing.is_set():
+                return
             answer = receive(self.path, body)
             if closing.wait(answer.delay_s):
-                self.close_connection = True
                 return
+            if answer.raw is not None:
+                self.wfile.write(answer.raw)
+                return
+            self.close_connection = False
             self.send_response(answer.status)
             for name, value in answer.headers:
                 self.send_header(name, value)
             self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(answer.body)))
+            self.send_header("Content-Length", "0")
             self.end_headers()
-            self.wfile.write(answer.body)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from backends import Collector, Prometheus, VictoriaMetrics, free_ports, wait_for
+from backends import Collector, Prometheus, Store, VictoriaMetrics, free_ports, wait_for
 from sink import Point, Span
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -73,12 +73,9 @@ def told(
             served = service.stdout.readline()
             assert served.startswith("served "), service.stderr.read()
             lock = _lock(folder / "service.ttc", env)
-            for base in (store, prometheus):
-                query = f"sum(tracedthread_lock_acquisitions_total{SELECTED})"
-                wait_for(
-                    f"{lock['acquisitions']} acquisitions in {type(base).__name__}",
-                    lambda base=base, query=query: _value(base.query(query)) == lock["acquisitions"],
-                )
+            query = f"sum(tracedthread_lock_acquisitions_total{SELECTED})"
+            _wait_for_value(store, query, lock["acquisitions"])
+            _wait_for_value(prometheus, query, lock["acquisitions"])
             service.stdin.close()
             assert service.wait(RUN_S) == 0
             assert service.stderr.read() == ""
@@ -92,6 +89,10 @@ def _lock(capture: Path, env: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=RUN_S, check=True)
     (lock,) = [lock for lock in json.loads(done.stdout)["locks"] if lock["name"] == LOCK]
     return dict(lock)
+
+
+def _wait_for_value(base: Store, query: str, value: int) -> None:
+    wait_for(f"{value} of {query} in {type(base).__name__}", lambda: _value(base.query(query)) == value)
 
 
 def _value(series: list[tuple[dict[str, str], float]]) -> float:
