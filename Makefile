@@ -35,7 +35,7 @@ test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this mach
 backends:  ## a real collector, VictoriaMetrics and Prometheus for `make test`, into build/backends (Debian; about 2 min)
 	bash tests/backends/fetch.sh build/backends
 
-bench: build  ## what our locks cost, against the stock ones
+bench: build $(VENV)/.services  ## what our locks cost, against the stock ones; and a service, with and without
 	set -e; for file in benchmarks/bench_*.py; do $(RUN) $$file; done
 
 lint: build $(VENV)/.lint  ## formatting, style and types
@@ -60,4 +60,8 @@ $(VENV)/.lint: $(VENV)/.made
 
 $(VENV)/.native: $(VENV)/.made $(NATIVE)
 	$(RUN) native/build.py
+	@touch $@
+
+$(VENV)/.services: $(VENV)/.made
+	bash -c '$(RUN) -m pip --disable-pip-version-check -qq install --group services'
 	@touch $@
