@@ -68,7 +68,7 @@ def collector(status: int = 200, delay_s: float = 0.0) -> Iterator[str]:
 
 
 def ending_ms(*options: str) -> float:
-    command = [sys.executable, "-m", "tracedthread", "run", "-q", *options, "/dev/stdin"]
+    command = [sys.executable, "-m", "tracedthread", "run", "-q", *options, "-"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_"))}
     env["TRACEDTHREAD_ROOT_SPAN_THRESHOLD_MS"] = "1"
     with subprocess.Popen(
