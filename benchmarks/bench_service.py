@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import importlib.util
+import json
 import math
 import os
 import random
@@ -40,6 +40,8 @@ RESAMPLED = 10_000
 ROUNDS_AT_LEAST = 10
 START_S = 60
 SERVICES = {"flask": "service_apps:flask_application()", "django": "service_apps:django_application()"}
+# Where only one side exports to: metrics by tracedthread (all have spans), profiles by ddtrace.
+PROOF = ("/v1/metrics", "/profiling/v1/input")
 SIDES = ("plain", "tracedthread", "ddtrace locks")
 
 
@@ -216,6 +218,11 @@ def measure(application: str, options: argparse.Namespace, sides: tuple[str, ...
                 for _ in range(min(options.restart, options.rounds - len(turns["plain"]))):
                     for side in chance.sample(sides, len(sides)):
                         turns[side].append(services[side].turn(options.seconds))
+        with urllib.request.urlopen(sink, timeout=10) as answer:
+            taken = json.load(answer)
+    for path in PROOF:
+        if not taken.get(path):
+            raise RuntimeError(f"nothing was exported to {path}, so this would measure nothing: {taken}")
     return turns
 
 

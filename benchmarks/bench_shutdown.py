@@ -71,9 +71,7 @@ def ending_ms(*options: str) -> float:
     command = [sys.executable, "-m", "tracedthread", "run", "-q", *options, "-"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_"))}
     env["TRACEDTHREAD_ROOT_SPAN_THRESHOLD_MS"] = "1"
-    with subprocess.Popen(
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(PROGRAM)
         process.stdin.close()

@@ -1,14 +1,17 @@
 """
 Load for a service, and the far end of its telemetry, each so small that it leaves the processors to what is measured.
 
-    python benchmarks/service_load.py      # a sink: prints its port, then takes whatever is posted to it and says 200
+    python benchmarks/service_load.py      # a sink: prints its port, takes whatever is posted to it and says 200;
+                                           # GET / gives how much that was, by path
 """
 
 from __future__ import annotations
 
+import json
 import selectors
 import socket
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -82,18 +85,27 @@ class _Client:
         return time.perf_counter() - self._asked if len(body) >= length else None
 
 
+taken: Counter[str] = Counter()
+
+
 class _Taker(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        while length > 0 and (read := len(self.rfile.read(min(length, 1 << 16)))):
-            length -= read
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        taken[self.path] += 1
+        self._say(b"")
 
-    do_GET = do_PUT = do_POST  # what ddtrace asks of its agent
+    do_PUT = do_POST  # so does ddtrace
+
+    def do_GET(self) -> None:
+        self._say(json.dumps(taken).encode("ascii") if self.path == "/" else b"")
+
+    def _say(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

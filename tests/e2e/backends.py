@@ -94,9 +94,9 @@ class Store(Backend):
 
     url: str
 
-    def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and present value of each series."""
-        result = self._get("query", query=promql)["result"]
+    def latest(self, selector: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and newest value of each series, also of those that have ended."""
+        result = self._get("query", query=f"last_over_time({selector}[1h])")["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
     def _get(self, what: str, **parameters: str) -> Any:
