@@ -47,7 +47,7 @@ class Run(NamedTuple):
     @property
     def undelivered(self) -> tuple[int, int]:
         """Of the spans, and of how many; as the program was told on stderr."""
-        found = re.search(r"^tracedthread: (\d+) of (\d+) spans have not been delivered$", self.stderr, re.MULTILINE)
+        found = re.search(r"^tracedthread: not delivered: .*?(\d+) of (\d+) spans", self.stderr, re.MULTILINE)
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
