@@ -106,10 +106,11 @@ class Service:
     def __init__(self, side: str, application: str, sink: str) -> None:
         self.port, self._metrics_port = _free_port(), _free_port()
         gunicorn = ["-k", "gthread", "--threads", str(THREADS), "--keep-alive", "60", "--log-level", "warning"]
-        gunicorn += ["--chdir", str(HERE), "--bind", f"127.0.0.1:{self.port}", application]
+        gunicorn += ["--bind", f"127.0.0.1:{self.port}", application]
         python = [sys.executable, "-m"]
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "DD_"))}
         env |= {"SERVICE_TRACES": sink, "OTEL_METRIC_EXPORT_INTERVAL": "1000"}
+        env["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [env.get("PYTHONPATH")])])
         self._ended = threading.Event()
         command = [*python, "gunicorn", *gunicorn]
         if side == "tracedthread":
@@ -130,7 +131,7 @@ class Service:
             env |= {f"DD_{name}_ENABLED": "false" for name in off}
             env |= {"DD_PROFILING_ENABLED": "true", "DD_PROFILING_LOCK_ENABLED": "true", "DD_TRACE_AGENT_URL": sink}
             command = [*python, "ddtrace.commands.ddtrace_run", *command]
-        self._process = subprocess.Popen(command, env=env)
+        self._process = subprocess.Popen(command, cwd=HERE, env=env)
         try:
             self._wait()
         except BaseException:
