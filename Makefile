@@ -35,7 +35,7 @@ test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this mach
 backends:  ## a real collector, VictoriaMetrics and Prometheus for `make test`, into build/backends (Debian; about 2 min)
 	bash tests/backends/fetch.sh build/backends
 
-bench: build $(VENV)/.services  ## what our locks cost, against the stock ones; and a service, with and without
+bench: build $(VENV)/.bench  ## what our locks cost, against the stock ones; and a service, with and without
 	set -e; for file in benchmarks/bench_*.py; do $(RUN) $$file; done
 
 lint: build $(VENV)/.lint  ## formatting, style and types
@@ -62,6 +62,6 @@ $(VENV)/.native: $(VENV)/.made $(NATIVE)
 	$(RUN) native/build.py
 	@touch $@
 
-$(VENV)/.services: $(VENV)/.made
-	bash -c '$(RUN) -m pip --disable-pip-version-check -qq install --group services'
+$(VENV)/.bench: $(VENV)/.made
+	bash -c '$(RUN) -m pip --disable-pip-version-check -qq install --group bench'
 	@touch $@

@@ -247,7 +247,7 @@ def main() -> int:
     parser.add_argument("--no-gate", action="store_true", help="exit 0 whatever comes out")
     options = parser.parse_args()
     if lacking := missing():
-        print(f"not measured: no {', '.join(lacking)}. pip install --group services; pip install {' '.join(lacking)}")
+        print(f"not measured: no {', '.join(lacking)}. pip install --group bench; pip install {' '.join(lacking)}")
         return 2
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in NEEDS)
     print(f"Python {sys.version.split()[0]}, {versions}")

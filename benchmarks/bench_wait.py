@@ -1,7 +1,7 @@
 """
 What recording adds to a contended wait: processor time of the waiter, 20 frames deep, and of who it waits for.
 
-    python benchmarks/bench_wait.py [--rounds 301] [--frames 20] [--no-gate]
+    python benchmarks/bench_wait.py [--rounds 301] [--frames 20] [--carry] [--no-gate]
 
 Method. The same code runs while recording and while paused (`tracedthread.pause()`: nothing is counted), in turns; what
 is reported is the median over the rounds of the difference, in processor time of the thread itself
@@ -14,6 +14,9 @@ are short and many, and
   the switch interval is long, so each release finds it queued and no switch gets in between.
 - handover: what the two add up to when threads really hand over, by way of a check (no budget, for it is mostly noise):
   one thread waits for our lock and answers by a stock one, the other releases ours and waits for the answer.
+
+With --carry every wait is an event, and the difference is between events that say what waiter and holder carried (a
+context variable's value, see native/carry.h) and events that do not.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import tracedthread
@@ -108,15 +112,38 @@ def hand_over(make: Allocate, frames: int, waits: int) -> float:
     return sum(spent) / waits
 
 
+def turn_recording(on: bool) -> None:
+    """Record, or not."""
+    (tracedthread.resume if on else tracedthread.pause)()
+
+
+def turn_carrying() -> Callable[[bool], None]:
+    """What has events carry a context, or not."""
+    from tracedthread import _core
+
+    var: ContextVar[object] = ContextVar("var")
+    var.set(object())
+    types = _core.load().types
+
+    def turn(on: bool) -> None:
+        types.carry_context(var if on else None)
+        types.take_contexts()
+
+    return turn
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--rounds", type=int, default=301, help="turns of each kind (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=20, help="depth of the waiter's stack (default: %(default)s)")
+    parser.add_argument("--carry", action="store_true", help="the cost of carrying a context")
     parser.add_argument("--no-gate", action="store_true", help="exit 0 whatever comes out")
     options = parser.parse_args()
-    if not tracedthread.patch():
+    if not tracedthread.patch(event_threshold_ms=0 if options.carry else None):
         return 1
     import _thread
+
+    turn = turn_carrying() if options.carry else turn_recording
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # a handover costs the same every time
     make: Allocate = _thread.allocate_lock
@@ -132,22 +159,23 @@ def main() -> int:
     recorded: dict[str, list[float]] = {name: [] for name in cases}
     paused: dict[str, list[float]] = {name: [] for name in cases}
     for round_ in range(options.rounds):
-        for pausing in (False, True) if round_ % 2 else (True, False):
-            if pausing:
-                tracedthread.pause()
+        for on in (True, False) if round_ % 2 else (False, True):
+            turn(on)
             for name, case in cases.items():
-                (paused if pausing else recorded)[name].append(case())
-            tracedthread.resume()
+                (recorded if on else paused)[name].append(case())
+    turn(True)
     profile = tracedthread.snapshot()
     counted = profile.totals.contended - before.contended
-    expected = options.rounds * (waits + 1 + handovers)
+    expected = options.rounds * (waits + 1 + handovers) * (2 if options.carry else 1)
     depth = max((len(wait.stack) for row in profile.locks for wait in row.waits), default=0)
     load = os.getloadavg()[0]
     print(f"Python {sys.version.split()[0]}, {options.rounds} rounds, stacks of {depth} frames, load {load:.1f}")
     print(f"waits counted: {counted}, done while recording: {expected}\n")
-    print(f"{'ns of processor time':24} {'paused':>8} {'recorded':>9} {'added':>7} {'+-':>5}  {'budget':>7}")
+    without, together = ("without", "carrying") if options.carry else ("paused", "recorded")
+    print(f"{'ns of processor time':24} {without:>8} {together:>9} {'added':>7} {'+-':>5}  {'budget':>7}")
     missed = counted < 0.99 * expected
-    for name, budget in BUDGETS_NS.items():
+    budgets = dict.fromkeys(BUDGETS_NS) if options.carry else BUDGETS_NS
+    for name, budget in budgets.items():
         added = [b - a for a, b in zip(paused[name], recorded[name])]
         median = statistics.median(added)
         low, _, high = statistics.quantiles(added, n=4)

@@ -1,4 +1,5 @@
-// The functions that Python calls through cffi: control and reading, never a hot path (each call drops the GIL).
+// The functions that Python calls through cffi: control and reading, never a hot path (each call drops the GIL). Those
+// that need the GIL are called through the extension module (py_capture.h).
 #ifndef TT_ABI_H
 #define TT_ABI_H
 #include <stdint.h>
@@ -10,23 +11,23 @@ typedef struct tt_sizes {
 } tt_sizes;
 
 // Maps the process's capture: a new file at `path` (0600, never through a symlink, never over an existing one unless
-// `force`), or a memfd when `path` is NULL. At most one per process; in a forked child it replaces the private one.
-// Returns 0, or -1 with a one-line reason in tt_capture_error().
+// `force`), or a memfd when `path` is NULL. At most one per process; in a forked child, which has a private one, it is
+// used from tt_capture_move on. Returns 0, or -1 with a one-line reason in tt_capture_error().
 int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const char *program, const char *python);
 const char *tt_capture_error(void);
 
 // The mapped capture, NULL before tt_capture_open, and its length in bytes.
 const void *tt_capture_base(void);
 uint64_t tt_capture_size(void);
+// A descriptor of the memfd behind it, -1 when there is none. It is not to be closed.
+int tt_capture_descriptor(void);
 uint64_t tt_capture_size_for(const tt_sizes *sizes);
 
-// Starts or stops counting. Locks work either way. Holds in progress at a change are not counted, and of waits only
-// what somebody has been blamed for already.
-void tt_recording_set(int on);
 int tt_recording_get(void);
 
 // Waits of at least this long also become events (nanoseconds; default 1 ms).
 void tt_event_threshold_set(uint64_t ns);
+uint64_t tt_event_threshold_get(void);
 
 // A wait of this long (nanoseconds; 0: none; default 5 s) looks for a deadlock it is part of, and says so on the descriptor
 // `fd` (-1, the default: only in the capture).
@@ -34,13 +35,6 @@ void tt_deadlock_watch_set(uint64_t ns, int fd);
 
 // Keeps an audit trail of thread starts from here on (TT_STARTS), or no longer.
 void tt_trail_set(int on);
-
-// Reads the three clocks into header.last.
-void tt_capture_anchor(void);
-// Adds a note (JSON, utf-8, `length` bytes). Returns 0, or -1 when the section is full (counted as lost).
-int tt_capture_note(const char *text, uint32_t length);
-// Marks the capture as ended in an orderly way.
-void tt_capture_finish(void);
 
 // The clock, for tests and benchmarks.
 uint64_t tt_clock_ticks(void);

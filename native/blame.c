@@ -80,6 +80,13 @@ void tt_ledger_jumped(tt_lock *l, tt_waiter *w, uint64_t now)
     w->wait.own_gil += own;
 }
 
+// Whose hold it is. Row 0 has what is nobody's that is known, so that the rows add up to the cells.
+static tt_thread_record *owner_of_hold(const tt_queue *q)
+{
+    tt_thread_record *r = &tt_the_segment.threads[q->owner_record];
+    return r->generation == q->owner_generation ? r : &tt_the_segment.threads[0];
+}
+
 void tt_ledger_blame(tt_lock *l, uint32_t stack, uint32_t waiters)
 {
     tt_queue *q = l->queue;
@@ -87,6 +94,7 @@ void tt_ledger_blame(tt_lock *l, uint32_t stack, uint32_t waiters)
     tt_blame_cell *cell = tt_intern_blame(l->site, stack);
     q->total += q->live;
     cell->blame_ticks += q->live;
+    owner_of_hold(q)->blamed_ticks += q->live;
     cell->waiters += waiters;
     cell->holds += !q->blamed;
     if (q->total > cell->max_ticks) cell->max_ticks = q->total;

@@ -5,7 +5,7 @@
 // every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
 //
 //   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes | blame
-//   | starts | contended
+//   | starts | contended | totals
 //
 // A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
 // fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only those of
@@ -36,7 +36,8 @@ enum tt_section_id {
     TT_BLAME = 9,     // tt_blame_cell; 0 is the `(other)` cell
     TT_STARTS = 10,   // tt_start: the audit trail, a ring as TT_EVENTS
     TT_CONTENDED = 11,   // tt_contended; 0 is never used
-    TT_SECTIONS = 12
+    TT_TOTALS = 12,   // tt_totals: one
+    TT_SECTIONS = 13
 };
 
 typedef struct tt_section {
@@ -130,6 +131,8 @@ typedef struct tt_site_stats {
     uint64_t pending_hold;      // 2 * ticks + 1 of the newest hold, not yet in the hold_* fields; top bit: 0 ticks; 0: none
     uint64_t hold_histogram[304];   // TT_HISTOGRAM_BUCKETS
     uint64_t wait_histogram[304];
+    uint64_t holds_untimed;     // of the acquisitions: ended, but not in the histogram
+    uint64_t reserved[7];       // to a whole number of cache lines, so that counters of the fast path share theirs
 } tt_site_stats;
 
 // Contention: lock, rlock. Resource: semaphore, queue.put. The others are idle waiting.
@@ -201,7 +204,17 @@ typedef struct tt_thread_record {
     uint32_t wait_kind;      // tt_kind
     uint32_t wait_timed;     // 1: it has a timeout
     char label[64];          // its name; NUL-terminated utf-8, cut off if need be
+    uint64_t blamed_ticks;   // others waited because of its holds; in row 0 also what is nobody's that is known
 } tt_thread_record;
+
+// Of all threads, also of those that found no slot and those whose slot was used again. Exact.
+typedef struct tt_totals {
+    uint64_t started;       // threads that we have started, and that have begun
+    uint64_t start_ticks;   // of those, from the call that started them to their first instruction
+    uint64_t begun;         // those, and the others that were met
+    uint64_t ended;         // of those
+    uint64_t start_histogram[304];   // TT_HISTOGRAM_BUCKETS
+} tt_totals;
 
 enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };
 
@@ -223,6 +236,8 @@ typedef struct tt_event {
     uint32_t release_stack;   // tt_stack: where it was released; 0: it was not
     uint32_t holder_stack;    // tt_stack: where its holder was when the wait began; 0: nobody looked
     uint32_t reserved;
+    uint32_t context;         // what the waiter carried when the wait was over: a number, see carry.h; 0: nothing, not known
+    uint32_t holder_context;  // what `holder` carried when it released the lock or, after a timeout, at that moment
 } tt_event;
 
 // A thread was started. `sequence` as in tt_event.
@@ -241,6 +256,8 @@ typedef struct tt_start {
     uint32_t reserved;
     char label[64];          // names, as in tt_thread_record
     char parent_label[64];
+    uint32_t context;        // what the parent carried, as in tt_event
+    uint32_t reserved2;
 } tt_start;
 
 // A lock that somebody waits for now, and who has it. Records are used again.

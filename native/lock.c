@@ -2,8 +2,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "blame.h"
+#include "carry.h"
 #include "clock.h"
 #include "contended.h"
+#include "record.h"
 #include "segment.h"
 #include "thread.h"
 
@@ -95,7 +97,7 @@ static void own(tt_lock *l)
     q->owner_stack = 0;
     q->owner_record = q->contended ? tt_thread_current_index() : 0;
     q->owner_generation = generation_of(q->owner_record);
-    l->held_since = q->until;
+    l->held_since = l->site < tt_recorded_from ? 0 : q->until;
 }
 
 bool tt_lock_try(tt_lock *l)
@@ -207,6 +209,7 @@ static void note_releaser(tt_queue *q, tt_waiter *w)
     w->wait.holder = q->releaser;
     w->wait.holder_generation = q->releaser_generation;
     w->wait.release_stack = q->release_stack;
+    w->wait.holder_context = q->release_context;
 }
 
 static void notify(tt_waiter *w)
@@ -221,17 +224,29 @@ static bool deserves_it(const tt_waiter *w, uint64_t now)
     return w->passed_over && !tt_process_ending && tt_ticks_to_ns(tt_elapsed(w->wait.start, now)) >= FAIR_NS;
 }
 
+// What the calling thread, which releases the lock, carries, should the wait of `w` become an event that wants to know.
+static uint32_t context_for(const tt_waiter *w, uint64_t now)
+{
+    bool wanted = w && w->recorded && tt_kind_has_holder(w->wait.kind) && tt_wait_is_slow(w->wait.start, now);
+    return wanted ? tt_carry_note() : 0;
+}
+
 // Ends a hold of `l`, which has a queue.
 static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
 {
     tt_queue *q = l->queue;
     uint64_t now = tt_ledger_charge(l);
-    tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
-    q->free_since = now;
-    q->release_stack = stack;
     // A thread without a record gets one now, unless it is past its end: that has no stack any more.
     q->releaser = q->recorded && (stack || tt_thread_known()) ? tt_thread_current_index() : 0;
     q->releaser_generation = generation_of(q->releaser);
+    if (!q->owner_record && q->owner == tt_self()) {
+        q->owner_record = q->releaser;
+        q->owner_generation = q->releaser_generation;
+    }
+    tt_ledger_blame(l, stack, q->granted ? 0 : q->counted);
+    q->free_since = now;
+    q->release_stack = stack;
+    q->release_context = tt_carry_note && q->releaser ? context_for(q->granted ? q->granted : q->first, now) : 0;
     if (q->granted) {   // another thread releases what `granted` has not come to know it has
         q->granted->ended = true;
         note_releaser(q, q->granted);
@@ -328,6 +343,7 @@ void tt_lock_settle(tt_lock *l, uint32_t stack, uint32_t gave_up)
 
 void tt_lock_reset(tt_lock *l)
 {
+    if (tt_lock_held(l)) tt_hold_end_untimed(l);
     l->held_since = 0;
     if (!tt_lock_queued(l))
         l->word = 0;
@@ -339,6 +355,7 @@ void tt_lock_reset(tt_lock *l)
 
 void tt_lock_dispose(tt_lock *l)
 {
+    if (tt_lock_held(l)) tt_hold_end_untimed(l);
     if (!tt_lock_queued(l)) return;
     tt_ledger_blame(l, l->queue->owner_stack, 0);
     if (!l->queue->first && !l->queue->granted) drop_queue(l);

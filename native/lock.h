@@ -44,6 +44,7 @@ typedef struct tt_wait {
     uint32_t site, stack;
     uint32_t holder, holder_generation;   // as in tt_event
     uint32_t release_stack, holder_stack;
+    uint32_t holder_context;              // a number of carry.h
     enum tt_kind kind;
     enum tt_outcome outcome;
     bool in_ledger;        // else it lasted from `start` to `end`
@@ -78,6 +79,7 @@ struct tt_queue {
     uint32_t contended;    // tt_contended; 0: none
     uint32_t owner_record, owner_generation, owner_stack;   // as in tt_contended
     uint32_t releaser, releaser_generation, release_stack;  // of the last release; 0: none
+    uint32_t release_context;   // what its thread carried (carry.h); 0: nothing, or nobody had waited long enough to ask
     // The ledger: see blame.h.
     uint64_t session;      // tt_session_start when `counted` began to count
     uint64_t until;        // ticks: all waiting before is charged
@@ -169,6 +171,6 @@ void tt_lock_settle(tt_lock *l, uint32_t stack, uint32_t gave_up);
 
 // Makes `l` free whatever it was; its waiters, if they are of this process, are woken in turn.
 void tt_lock_reset(tt_lock *l);
-// `l` is about to be deallocated. Nobody waits.
+// `l` is about to be deallocated, held or free. Nobody waits.
 void tt_lock_dispose(tt_lock *l);
 #endif

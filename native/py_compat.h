@@ -18,6 +18,7 @@
 #include "internal/pycore_pystate.h"
 #if PY_VERSION_HEX >= 0x030D0000
 #include "internal/pycore_pythread.h"
+#include "internal/pycore_signal.h"
 #include "internal/pycore_time.h"
 #endif
 #if PY_VERSION_HEX < 0x030B0000
@@ -35,6 +36,10 @@ typedef struct _PyInterpreterFrame tt_pyframe;
 #define PyUnstable_Code_GetExtra _PyCode_GetExtra
 #define PyUnstable_Code_SetExtra _PyCode_SetExtra
 #define PyUnstable_Eval_RequestCodeExtraIndex _PyEval_RequestCodeExtraIndex
+#endif
+
+#if PY_VERSION_HEX < 0x030D0000
+#define PyThreadState_GetUnchecked _PyThreadState_UncheckedGet
 #endif
 
 // PyThread_get_thread_ident() without its two calls. Module exec checks that they agree.

@@ -2,6 +2,7 @@
 #include "intern.h"
 #include "lock.h"
 #include "py_code.h"
+#include "py_thread.h"
 #include "thread.h"
 
 enum { MAX_DEPTH = 64, FRAME_CACHE = 4096, STACK_CACHE = 4096, STACK_CACHE_DEPTH = 96 };
@@ -73,9 +74,7 @@ uint32_t tt_py_stack(void) { return tt_py_stack_of(tt_pyframe_current()); }
 uint32_t tt_py_stack_of_holder(uint32_t record)
 {
     static uint32_t still_held;
-    PyThreadState *ts = record && record == tt_thread_current_index() ? PyThreadState_Get() : NULL;
-    // At exit the interpreter frees those of daemon threads without a word.
-    if (!ts && !tt_pythread_must_exit()) ts = tt_thread_state(record);
+    PyThreadState *ts = tt_py_thread_state(record);
     uint32_t stack = ts ? tt_py_stack_of(tt_pyframe_current_of(ts)) : 0;
     if (stack) return stack;
     if (!still_held) {

@@ -4,7 +4,7 @@
 #include "segment.h"
 #include "thread.h"
 
-typedef struct sums { uint64_t wait, own_gil, idle, resource, count; } sums;
+typedef struct sums { uint64_t wait, own_gil, idle, resource, count, blamed; } sums;
 
 typedef struct statsobject {
     PyObject_HEAD
@@ -17,7 +17,7 @@ static PyTypeObject *stats_type;
 
 static sums sums_of(const tt_thread_record *r)
 {
-    return (sums){r->wait_ticks, r->own_gil_ticks, r->idle_ticks, r->resource_ticks, r->wait_count};
+    return (sums){r->wait_ticks, r->own_gil_ticks, r->idle_ticks, r->resource_ticks, r->wait_count, r->blamed_ticks};
 }
 
 static statsobject *create(void)
@@ -72,7 +72,8 @@ static PyObject *elapsed(statsobject *self, PyObject *Py_UNUSED(ignored))
     if (result->record == 0 || r->generation != result->generation) return (PyObject *)result;   // gone, or never known
     sums now = sums_of(r);
     result->sums = (sums){less(now.wait, before.wait), less(now.own_gil, before.own_gil), less(now.idle, before.idle),
-                          less(now.resource, before.resource), less(now.count, before.count)};
+                          less(now.resource, before.resource), less(now.count, before.count),
+                          less(now.blamed, before.blamed)};
     return (PyObject *)result;
 }
 
@@ -91,12 +92,13 @@ static PyObject *get_recorded(statsobject *self, void *Py_UNUSED(closure)) { ret
 
 static PyObject *stats_repr(statsobject *self)
 {
-    char text[200];
+    char text[240];
     const sums *s = &self->sums;
-    snprintf(text, sizeof text, "ThreadStats(wait_s=%.9f, own_gil_s=%.9f, idle_s=%.9f, resource_s=%.9f, waits=%llu)",
+    snprintf(text, sizeof text, "ThreadStats(wait_s=%.9f, own_gil_s=%.9f, idle_s=%.9f, resource_s=%.9f, waits=%llu, "
+             "blocked_others_s=%.9f)",
              (double)tt_ticks_to_ns(s->wait) * 1e-9, (double)tt_ticks_to_ns(s->own_gil) * 1e-9,
              (double)tt_ticks_to_ns(s->idle) * 1e-9, (double)tt_ticks_to_ns(s->resource) * 1e-9,
-             (unsigned long long)s->count);
+             (unsigned long long)s->count, (double)tt_ticks_to_ns(s->blamed) * 1e-9);
     return PyUnicode_FromString(text);
 }
 
@@ -115,6 +117,7 @@ int tt_py_stats_add(PyObject *module)
         {"idle_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for work, seconds."), (void *)offsetof(sums, idle)},
         {"resource_s", (getter)get_seconds, NULL, PyDoc_STR("Waiting for a permit or for room, seconds."), (void *)offsetof(sums, resource)},
         {"waits", (getter)get_count, NULL, PyDoc_STR("How often it waited for a lock."), NULL},
+        {"blocked_others_s", (getter)get_seconds, NULL, PyDoc_STR("What its holds made others wait, summed over them."), (void *)offsetof(sums, blamed)},
         {"recorded", (getter)get_recorded, NULL, PyDoc_STR("Whether the thread is on record; if not, all zeros mean nothing."), NULL},
         {NULL, NULL, NULL, NULL, NULL}};
     static PyMethodDef methods[] = {{"elapsed", (PyCFunction)elapsed, METH_NOARGS, elapsed_doc}, {NULL, NULL, 0, NULL}};

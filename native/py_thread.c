@@ -1,6 +1,7 @@
 #include "py_thread.h"
 #include <stdlib.h>
 #include <unistd.h>
+#include "clock.h"
 #include "py_name.h"
 #include "py_site.h"
 #include "segment.h"
@@ -15,6 +16,7 @@ typedef struct boot {
     PyObject *function, *args, *kwargs;
     tt_handle *handle;        // NULL up to 3.12
     uint32_t record, epoch;   // epoch: the process it is a record of
+    uint64_t asked;           // ticks
 } boot;
 
 static PyObject *stock_start;   // the interpreter's own
@@ -40,7 +42,7 @@ static void run(void *memory)
         tt_pythread_state_bind(b.state);
         PyEval_AcquireThread(b.state);
         tt_pythread_count(b.state->interp, 1);
-        if (b.record != UNRECORDED && b.epoch == tt_fork_epoch) tt_thread_begin(b.record, b.state);
+        if (b.record != UNRECORDED && b.epoch == tt_fork_epoch) tt_thread_begin(b.record, b.asked, b.state);
         tt_py_name_enter(b.function);
         PyObject *result = PyObject_Call(b.function, b.args, b.kwargs);
         if (result)
@@ -97,7 +99,10 @@ uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs
     }
     *b = (boot){.state = state, .function = Py_NewRef(function), .args = Py_NewRef(args), .kwargs = Py_XNewRef(kwargs),
                 .handle = handle ? tt_handle_ref(handle) : NULL, .record = UNRECORDED, .epoch = tt_fork_epoch};
-    if (recorded) b->record = tt_thread_announce(name.function, stack, name.label);
+    if (recorded) {
+        b->asked = tt_ticks();
+        b->record = tt_thread_announce(name.function, stack, name.label);
+    }
     uint32_t record = b->record;
     uint64_t ident = 0;
     if (create(b, handle, &ident) < 0) {
@@ -112,6 +117,13 @@ uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs
     }
     if (recorded) tt_trail_add(record, ident, name.function, stack, name.label);
     return ident;
+}
+
+PyThreadState *tt_py_thread_state(uint32_t record)
+{
+    if (record == 0) return NULL;
+    if (record == tt_thread_current_index()) return PyThreadState_Get();
+    return tt_pythread_must_exit() ? NULL : tt_thread_state(record);   // at exit daemons' states are freed without a word
 }
 
 // start_new_thread(function, args[, kwargs]). What is not a valid call goes to the stock function as it is, for its error.
@@ -151,9 +163,12 @@ PyObject *tt_py_thread_adopt(PyObject *Py_UNUSED(module), PyObject *name)
         return NULL;
     }
     if (tt_the_segment.base) {
-        tt_thread_rename(tt_thread_current_index(), label);
-        // Its thread state goes when the interpreter does. Those of others may go without a word.
-        if (PyThread_get_thread_native_id() == (unsigned long)getpid()) tt_thread_adopt_state(PyThreadState_Get());
+        // Where Python is embedded, its main thread need not be the process's.
+        bool is_main = _PyOS_IsMainThread();
+        tt_thread_rename(tt_thread_current_index(), !label[0] && is_main ? "MainThread" : label);
+        // The first of all thread states goes when the interpreter does. Others may go without a word.
+        PyThreadState *state = PyThreadState_Get();
+        if (is_main && !PyThreadState_Next(state)) tt_thread_adopt_state(state);
     }
     Py_RETURN_NONE;
 }

@@ -11,6 +11,9 @@ int tt_py_thread_add(PyObject *module, PyObject *stock);
 // ident, or 0 and an exception; then there is no thread, no record, and the handle is as it was.
 uint64_t tt_py_thread_start(PyObject *function, PyObject *args, PyObject *kwargs, tt_handle *handle, bool daemon);
 
+// The state of a living thread, by its record; NULL: it may be gone at any time, or there is no such thread.
+PyThreadState *tt_py_thread_state(uint32_t record);
+
 // `name` of `stock` under our C function: its docstring, and `_thread` for its module.
 int tt_py_add_function(PyObject *module, PyObject *stock, PyMethodDef *method);
 

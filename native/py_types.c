@@ -3,6 +3,8 @@
 // It lies in the same shared object as the cffi module tracedthread._native and is loaded from there a second time.
 #include "py_compat.h"
 #include <stdbool.h>
+#include "py_capture.h"
+#include "py_carry.h"
 #include "py_handle.h"
 #include "py_lock.h"
 #include "py_name.h"
@@ -29,7 +31,7 @@ PyDoc_STRVAR(configure_doc,
 
 PyDoc_STRVAR(adopt_thread_doc,
 "adopt_thread($module, name, /)\n--\n\n"
-"Give the calling thread a record in the capture under this name.");
+"Give the calling thread a record in the capture under this name; the main thread without one is MainThread.");
 
 PyDoc_STRVAR(refresh_threads_doc,
 "refresh_threads($module, active, /)\n--\n\n"
@@ -38,6 +40,15 @@ PyDoc_STRVAR(refresh_threads_doc,
 PyDoc_STRVAR(handles_in_use_doc,
 "handles_in_use($module, /)\n--\n\n"
 "How many of our thread handles are yet to be started, or have a thread that the end of the process waits for.");
+
+PyDoc_STRVAR(carry_context_doc,
+"carry_context($module, var, /)\n--\n\n"
+"From now on events name the value that this ContextVar had in the waiter and in the holder; None: no longer.");
+
+PyDoc_STRVAR(take_contexts_doc,
+"take_contexts($module, /)\n--\n\n"
+"The values that events name, by number, and how many were lost since the last call. A value is given out by two calls,\n"
+"so that a call after reading events has all that these name; after carry_context(None) by one.");
 
 static PyObject *handles_in_use(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
@@ -50,6 +61,8 @@ static PyMethodDef methods[] = {
     {"adopt_thread", tt_py_thread_adopt, METH_O, adopt_thread_doc},
     {"refresh_threads", tt_py_threads_refresh, METH_O, refresh_threads_doc},
     {"handles_in_use", handles_in_use, METH_NOARGS, handles_in_use_doc},
+    {"carry_context", tt_py_carry_context, METH_O, carry_context_doc},
+    {"take_contexts", tt_py_take_contexts, METH_NOARGS, take_contexts_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -116,6 +129,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_handle_add(module, stock);
     if (r == 0) r = tt_py_sentinel_add(module, stock);
     if (r == 0) r = tt_py_stats_add(module);
+    if (r == 0) r = tt_py_capture_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

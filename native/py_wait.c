@@ -1,5 +1,6 @@
 #include "py_wait.h"
 #include "clock.h"
+#include "py_carry.h"
 #include "py_name.h"
 #include "py_site.h"
 #include "py_stack.h"
@@ -38,6 +39,7 @@ static int run_handlers(tt_lock *l, tt_waiter *w)
     if (tt_lock_claim(l, w)) return 1;   // looking can run Python code after all (3.11 collects garbage)
     bool was_first = l->queue->first == w;
     tt_lock_leave(l, w);
+    if (w->recorded) tt_py_carry_note_holder(&w->wait);
     if (stack) tt_lock_settle(l, stack, 0);
     if (w->recorded) tt_wait_hide();
     if (Py_MakePendingCalls() < 0) return -1;
@@ -87,6 +89,7 @@ static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool 
     uint32_t stack = w->recorded ? look_at_holder(l) : 0;
     if (tt_lock_claim(l, w)) return TT_ACQUIRED;   // see run_handlers
     tt_lock_leave(l, w);
+    if (w->recorded) tt_py_carry_note_holder(&w->wait);
     if (stack) tt_lock_settle(l, stack, 1);
     return TT_TIMEOUT;
 }
@@ -134,9 +137,8 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
     enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
-    if (outcome == TT_ACQUIRED && w->ended) {   // another thread may have it by now
-        if (l->site >= tt_recorded_from) tt_the_segment.stats[l->site].acquisitions++;
-    }
+    if (outcome == TT_ACQUIRED && w->ended)   // another thread may have it by now
+        tt_hold_missed(l);
     else if (outcome == TT_ACQUIRED) {
         tt_hold_begin(l);
         if (w->granted && l->held_since) l->held_since = w->granted;   // it has been ours since the release

@@ -1,4 +1,5 @@
 #include "record.h"
+#include "carry.h"
 #include "intern.h"
 #include "thread.h"
 
@@ -7,10 +8,27 @@
 static uint64_t event_threshold_ns = 1000000;
 
 void tt_event_threshold_set(uint64_t ns) { event_threshold_ns = ns; }
+uint64_t tt_event_threshold_get(void) { return event_threshold_ns; }
+
+bool tt_wait_is_slow(uint64_t start, uint64_t end) { return tt_ticks_to_ns(tt_elapsed(start, end)) >= event_threshold_ns; }
 
 void tt_hold_count_odd(tt_site_stats *s, uint64_t pending)
 {
     if (pending) s->hold_histogram[0]++;
+}
+
+void tt_hold_end_untimed(const tt_lock *l)
+{
+    // What is older than the capture was counted in that of a process we are forked from.
+    if (l->site < TT_SITE_OTHER || l->held_since <= tt_the_segment.header->first.ticks) return;
+    tt_the_segment.stats[l->site].holds_untimed++;
+}
+
+void tt_hold_missed(const tt_lock *l)
+{
+    if (l->site < tt_recorded_from) return;
+    tt_the_segment.stats[l->site].acquisitions++;
+    tt_the_segment.stats[l->site].holds_untimed++;
 }
 
 static void count_contention(const tt_wait *w, uint64_t ticks, uint64_t ns)
@@ -58,6 +76,8 @@ static void write_event(const tt_wait *w)
     e->holder_generation = w->holder_generation;
     e->release_stack = w->release_stack;
     e->holder_stack = w->holder_stack;
+    e->context = tt_carry_note ? tt_carry_note() : 0;
+    e->holder_context = w->holder_context ? tt_carry_keep(w->holder_context) : 0;
     tt_ring_end(&e->sequence, index + 1);
     tt_segment_publish(TT_EVENTS);
 }

@@ -8,6 +8,12 @@
 static inline bool tt_kind_is_contention(enum tt_kind kind) { return kind == TT_KIND_LOCK || kind == TT_KIND_RLOCK; }
 static inline bool tt_kind_is_resource(enum tt_kind kind) { return kind == TT_KIND_SEMAPHORE || kind == TT_KIND_QUEUE_PUT; }
 
+// Of the others, waiting for work, nobody is the cause.
+static inline bool tt_kind_has_holder(enum tt_kind kind) { return tt_kind_is_contention(kind) || tt_kind_is_resource(kind); }
+
+// Whether a wait from `start` to `end` becomes an event.
+bool tt_wait_is_slow(uint64_t start, uint64_t end);
+
 // `l` was just obtained.
 static inline void tt_hold_begin(tt_lock *l)
 {
@@ -39,11 +45,20 @@ static inline void tt_hold_count(tt_lock *l)
     s->hold_histogram[tt_histogram_bucket(tt_ticks_to_ns(ticks))]++;
 }
 
-// `l` is about to be released. A hold that began before recording did is not counted.
+// A hold of `l` is over, and nobody can or will say how long it was. Counted if its beginning was.
+void tt_hold_end_untimed(const tt_lock *l);
+
+// `l` is about to be released. A hold in whose course recording was stopped or started is not timed.
 static inline void tt_hold_end(tt_lock *l)
 {
-    if (__builtin_expect(l->held_since > tt_session_start, 1)) tt_hold_count(l);
+    if (__builtin_expect(l->held_since > tt_session_start, 1))
+        tt_hold_count(l);
+    else if (l->held_since)
+        tt_hold_end_untimed(l);
 }
+
+// `l` was obtained, and another thread released it before the caller, whose hold it was, came to run.
+void tt_hold_missed(const tt_lock *l);
 
 // The calling thread begins the wait `w`, or goes on with it: another process can see it from now on.
 void tt_wait_show(const tt_wait *w);

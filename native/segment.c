@@ -22,6 +22,9 @@ uint64_t tt_session_start = UINT64_MAX;
 uint32_t tt_fork_epoch = 1;
 bool tt_process_ending;
 
+static bool has_recorded;   // ever: what was before is no pause
+static uint8_t *next_mapping;   // of a forked child, until tt_capture_move
+
 static char error_text[256];
 
 // The descriptor of the memfd behind the capture, kept for other processes: `tracedthread dump` of the same user may open
@@ -42,6 +45,7 @@ static const struct { uint32_t record_size, default_capacity; } layout[TT_SECTIO
     [TT_BLAME] = {sizeof(tt_blame_cell), 4096},
     [TT_STARTS] = {sizeof(tt_start), 4096},
     [TT_CONTENDED] = {sizeof(tt_contended), 1024},
+    [TT_TOTALS] = {sizeof(tt_totals), 1},
 };
 
 static int fail(const char *format, ...)
@@ -64,8 +68,8 @@ static uint64_t plan(const tt_sizes *sizes, tt_section *sections)
     if (!sizes) sizes = &defaults;
     const uint32_t asked[TT_SECTIONS] = {sizes->strings, sizes->frames, sizes->stacks,  sizes->sites, sizes->sites,
                                          sizes->cells,   sizes->threads, sizes->events, 0,             sizes->blame, sizes->starts,
-                                         sizes->contended};
-    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16, 16};
+                                         sizes->contended, 0};
+    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16, 16, 1};
     uint64_t offset = page_align(sizeof(tt_header) + TT_SECTIONS * sizeof(tt_section));
     for (uint32_t id = 0; id < TT_SECTIONS; id++) {
         uint64_t capacity = asked[id] ? asked[id] : layout[id].default_capacity;
@@ -107,7 +111,7 @@ static void start_sections(tt_section *sections, uint8_t *base)
     sections[TT_FRAMES].used = sections[TT_STACKS].used = sections[TT_THREADS].used = 1;
     sections[TT_SITES].used = sections[TT_STATS].used = TT_SITE_FIRST;
     sections[TT_CELLS].used = TT_KINDS;
-    sections[TT_BLAME].used = sections[TT_CONTENDED].used = 1;
+    sections[TT_BLAME].used = sections[TT_CONTENDED].used = sections[TT_TOTALS].used = 1;
 }
 
 // All but `base`, which says that there is a capture and is stored last: other threads make locks meanwhile.
@@ -130,6 +134,7 @@ static void point_into(uint8_t *base, uint64_t size)
         .blame = (tt_blame_cell *)(base + s[TT_BLAME].offset),
         .starts = (tt_start *)(base + s[TT_STARTS].offset),
         .contended = (tt_contended *)(base + s[TT_CONTENDED].offset),
+        .totals = (tt_totals *)(base + s[TT_TOTALS].offset),
     };
 }
 
@@ -142,11 +147,18 @@ static void open_door(int memfd)
     door.inode = status.st_ino;
 }
 
-// The program may have closed the descriptor and given its number to something else, which is not ours to close.
-static void close_door(void)
+// The program may have closed the descriptor and given its number to something else, which is not ours.
+int tt_capture_descriptor(void)
 {
     struct stat now;
-    if (door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode) close(door.fd);
+    bool is_ours = door.fd >= 0 && fstat(door.fd, &now) == 0 && now.st_dev == door.device && now.st_ino == door.inode;
+    return is_ours ? door.fd : -1;
+}
+
+static void close_door(void)
+{
+    int fd = tt_capture_descriptor();
+    if (fd >= 0) close(fd);
     door.fd = -1;
 }
 
@@ -263,11 +275,13 @@ static uint8_t *map_private(uint64_t size)
     return base == MAP_FAILED ? NULL : base;
 }
 
-// The process goes on in another mapping. Nothing starts over, for threads may have been started, and wait, meanwhile; what
-// they count while this runs, which is without the interpreter lock, may be lost.
-static int move_to(uint8_t *fresh)
+// Nothing starts over, for threads may have been started, and wait, meanwhile.
+int tt_capture_move(void)
 {
     const tt_segment *g = &tt_the_segment;
+    uint8_t *fresh = next_mapping;
+    if (!fresh) return 0;
+    next_mapping = NULL;
     memcpy(fresh, g->base, g->sections[0].offset);
     for (int id = 0; id < TT_SECTIONS; id++) {
         const tt_section *s = &g->sections[id];
@@ -287,6 +301,8 @@ static void after_fork_in_child(void)
     tt_fork_epoch++;
     tt_process_ending = false;
     tt_handles_after_fork();
+    if (next_mapping) munmap(next_mapping, tt_the_segment.size);   // a parent's
+    next_mapping = NULL;
     if (!tt_the_segment.base) return;
     uint8_t *fresh = map_shared(NULL, 0, tt_the_segment.size);
     if (!fresh) fresh = map_private(tt_the_segment.size);   // no descriptor is free
@@ -315,7 +331,11 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
         return fail("not enough memory");
     uint8_t *fresh = map_shared(path, force, size);
     if (!fresh) return -1;
-    if (g->base) return move_to(fresh);
+    if (g->base) {
+        if (next_mapping) munmap(next_mapping, size);
+        next_mapping = fresh;
+        return 0;
+    }
     start_header(fresh, size, sections, program, python);
     start_process((tt_header *)fresh);
     point_into(fresh, size);
@@ -335,16 +355,17 @@ int tt_fork_watch(void)
 const void *tt_capture_base(void) { return tt_the_segment.base; }
 uint64_t tt_capture_size(void) { return tt_the_segment.base ? tt_the_segment.size : 0; }
 
-void tt_recording_set(int on)
+void tt_recording_set(bool on)
 {
-    if (!tt_the_segment.base || (on != 0) == (tt_recording_get() != 0)) return;
+    if (!tt_the_segment.base || on == (tt_recording_get() != 0)) return;
     tt_session_start = on ? tt_ticks() : UINT64_MAX;
     tt_recorded_from = on ? TT_SITE_OTHER : UINT32_MAX;
     tt_header *h = tt_the_segment.header;
     tt_anchor now = tt_clock_anchor();
-    if (on) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    if (on && has_recorded) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    has_recorded = true;
     h->last = now;
-    h->recording = on != 0;
+    h->recording = on;
 }
 
 int tt_recording_get(void) { return tt_recorded_from != UINT32_MAX; }
@@ -354,7 +375,7 @@ void tt_capture_anchor(void)
     tt_header *h = tt_the_segment.header;
     if (!h) return;
     tt_anchor now = tt_clock_anchor();
-    if (!h->recording) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
+    if (!h->recording && has_recorded) h->paused_ticks += tt_elapsed(h->last.ticks, now.ticks);
     h->last = now;
 }
 

@@ -25,6 +25,7 @@ typedef struct tt_segment {
     tt_blame_cell *blame;
     tt_start *starts;
     tt_contended *contended;
+    tt_totals *totals;
 } tt_segment;
 extern tt_segment tt_the_segment;
 
@@ -38,6 +39,18 @@ extern bool tt_process_ending;
 extern uint32_t tt_fork_epoch;
 // Makes forks count, from the first lock on, whether or not there is a capture. -1: no memory.
 int tt_fork_watch(void);
+
+// Starts or stops counting. Locks work either way. Holds in progress at a change are not timed, and of waits only what
+// somebody has been blamed for already is counted.
+void tt_recording_set(bool on);
+// In a forked child: goes on in what tt_capture_open has mapped since, if it has. -1: see tt_capture_error.
+int tt_capture_move(void);
+// Reads the three clocks into header.last.
+void tt_capture_anchor(void);
+// Adds a note (JSON, utf-8, `length` bytes). -1: the section is full (counted as lost), or there is none.
+int tt_capture_note(const char *text, uint32_t length);
+// Marks the capture as ended in an orderly way.
+void tt_capture_finish(void);
 
 // Room for one record of `section`: its index, or 0 when there is none left (counted as lost).
 // The record becomes visible to readers with tt_segment_publish.

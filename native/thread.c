@@ -10,8 +10,8 @@
 #include "clock.h"
 #include "segment.h"
 
-// Which record is the calling thread's. Void once tt_fork_epoch has moved on.
-static _Thread_local struct { uint32_t epoch, index; } self;
+// Which record is the calling thread's, and whether it is among those that have begun. Void once tt_fork_epoch has moved on.
+static _Thread_local struct { uint32_t epoch, index; bool counted; } self;
 static uint32_t retracted;   // one record to use again, of a start that failed
 
 static void **states;        // PyThreadState by record
@@ -47,10 +47,26 @@ static void finish(uint32_t index)
     __atomic_fetch_add(&ended, 1, __ATOMIC_RELAXED);
 }
 
+static void count_begun(void)
+{
+    tt_the_segment.totals->begun++;
+    self.counted = true;
+}
+
+// Threads end without the interpreter lock.
+static void count_ended(void)
+{
+    if (self.counted) __atomic_fetch_add(&tt_the_segment.totals->ended, 1, __ATOMIC_RELAXED);
+    self.counted = false;
+}
+
 static void ends_unseen(void *any)
 {
     (void)any;
-    if (self.epoch == tt_fork_epoch && self.index) finish(self.index);
+    if (self.epoch == tt_fork_epoch) {
+        if (self.index) finish(self.index);
+        count_ended();
+    }
     self.epoch = self.index = 0;
 }
 
@@ -71,6 +87,7 @@ static void take_up(const tt_thread_record *r)
     other->resource_ticks += r->resource_ticks;
     other->own_gil_ticks += r->own_gil_ticks;
     other->wait_count += r->wait_count;
+    other->blamed_ticks += r->blamed_ticks;
 }
 
 // A record of a thread that has ended, or 0.
@@ -169,21 +186,31 @@ static void identify(uint32_t index)
     recent[hash(r->ident)].record = index;
 }
 
-void tt_thread_begin(uint32_t index, void *state)
+void tt_thread_begin(uint32_t index, uint64_t asked, void *state)
 {
+    uint64_t now = tt_ticks();
+    uint64_t latency = tt_elapsed(index ? record_of(index)->start_ticks : asked, now);
+    tt_totals *totals = tt_the_segment.totals;
+    totals->started++;
+    totals->start_ticks += latency;
+    totals->start_histogram[tt_histogram_bucket(tt_ticks_to_ns(latency))]++;
     self.epoch = tt_fork_epoch;
     self.index = index;
+    count_begun();
     if (index == 0) return;
-    record_of(index)->run_ticks = tt_ticks();
+    record_of(index)->run_ticks = now;
     set_state(index, state);
     identify(index);
 }
 
 void tt_thread_end(void)
 {
-    if (self.epoch == tt_fork_epoch && self.index) {
-        states[self.index] = NULL;
-        finish(self.index);
+    if (self.epoch == tt_fork_epoch) {
+        if (self.index) {
+            states[self.index] = NULL;
+            finish(self.index);
+        }
+        count_ended();
     }
     self.epoch = self.index = 0;   // a fork in a later destructor of this thread must not take over the record
 }
@@ -198,6 +225,8 @@ uint32_t tt_thread_current_index(void)
         }
         self.epoch = tt_fork_epoch;
         self.index = index;
+        self.counted = false;   // what it was in a parent
+        if (tt_the_segment.base) count_begun();
         pthread_setspecific(at_end, &self);   // any value but NULL
     }
     return self.index;
@@ -267,4 +296,5 @@ void tt_threads_restart(const tt_thread_record *was)
         set_state(index, state);
     }
     self.index = index;
+    count_begun();
 }

@@ -14,8 +14,9 @@ int tt_threads_init(uint64_t capacity);
 uint32_t tt_thread_announce(uint32_t function, uint32_t stack, const char *label);
 // The start failed: the record is as if it had never been.
 void tt_thread_retract(uint32_t record);
-// The calling thread is the one announced, and begins. `state` is its PyThreadState: see tt_thread_state.
-void tt_thread_begin(uint32_t record, void *state);
+// The calling thread is the one announced, and begins. `asked`: when it was announced, ticks; `state`: its PyThreadState, see
+// tt_thread_state.
+void tt_thread_begin(uint32_t record, uint64_t asked, void *state);
 // It ends. From here on nobody may look at its PyThreadState.
 void tt_thread_end(void);
 

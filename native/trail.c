@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "carry.h"
 #include "clock.h"
 #include "segment.h"
 #include "thread.h"
@@ -37,6 +38,7 @@ void tt_trail_add(uint32_t thread, uint64_t ident, uint32_t function, uint32_t s
     s->parent_native_id = (uint32_t)syscall(SYS_gettid);
     s->function = function;
     s->stack = stack;
+    s->context = tt_carry_note ? tt_carry_note() : 0;
     copy_label(s->label, label);
     copy_label(s->parent_label, parent->label);
     tt_ring_end(&s->sequence, sequence);

@@ -123,7 +123,8 @@ class Core:
         encoded = self.ffi.NULL if target is None else self.ffi.new("char[]", os.fsencode(target.path))
         name = (program or _program_name()).encode(errors="replace")
         python = b"%d.%d.%d" % sys.version_info[:3]
-        if self.lib.tt_capture_open(encoded, force, self._sizes(size), name, python):
+        opened = self.lib.tt_capture_open(encoded, force, self._sizes(size), name, python) == 0
+        if not opened or not self.types.move_capture():
             raise Unavailable(self._error())
         self.target, self.size = target, size
 
@@ -132,8 +133,7 @@ class Core:
         from _json import encode_basestring_ascii as quote  # `json` itself costs 5 ms of a start
 
         names = ", ".join(map(quote, where))
-        text = f'{{"what": {quote(what)}, "count": {count}, "where": [{names}]}}'.encode()
-        self.lib.tt_capture_note(text, len(text))
+        self.types.note_capture(f'{{"what": {quote(what)}, "count": {count}, "where": [{names}]}}'.encode())
 
     def refresh(self) -> None:
         """Bring names and processor times of living threads up to date in the capture."""
@@ -143,7 +143,7 @@ class Core:
         """Mark the capture as ended in an orderly way."""
         if self.is_open:
             self.refresh()
-            self.lib.tt_capture_finish()
+            self.types.finish_capture()
 
     def copy(self) -> bytes:
         """
@@ -157,7 +157,7 @@ class Core:
         if not self.is_open:
             raise Unavailable("there is no capture")
         self.refresh()
-        self.lib.tt_capture_anchor()
+        self.types.anchor_capture()
         size = self.lib.tt_capture_size()
         memory = memoryview(self.ffi.buffer(self.lib.tt_capture_base(), size))
         for _ in range(5):

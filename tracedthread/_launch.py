@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["has_begun", "program"]
+__all__ = ["has_begun", "is_there", "program"]
 
 
 class _State:
-    """Of the one program that a process runs: its namespace, and whether a script's code was reached."""
+    """Of the one program that a process runs: whether any code of it was reached."""
 
     def __init__(self) -> None:
-        self.namespace: dict[str, Any] = {}
         self.has_begun = False
 
 
@@ -33,8 +32,12 @@ _state = _State()
 
 def has_begun() -> bool:
     """Whether there was a program to run: not if its file, its module or its `__main__.py` was not found."""
-    # The interpreter's runpy says in `__main__` which module it runs, just before it does.
-    return _state.has_begun or _state.namespace.get("__spec__") is not None
+    return _state.has_begun
+
+
+def is_there(script: str | None) -> bool:
+    """Whether a program may be there; of a module (None) that is only known once the packages around it have run."""
+    return script is None or script == "-" or os.access(script, os.R_OK)
 
 
 def program(script: str | None, module: str | None, arguments: list[str]) -> Callable[[], int]:
@@ -50,7 +53,6 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
     """
     main = type(sys)("__main__")
     namespace = main.__dict__
-    _state.namespace = namespace
     namespace["__builtins__"] = sys.modules["builtins"]
     if sys.version_info < (3, 14):
         namespace["__annotations__"] = {}
@@ -58,7 +60,7 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
         sys.argv = ["-m", *arguments]
         if (folder := _current_folder()) is not None:
             _set_first_path(folder)
-        execute = _module_runner(module, True)
+        execute = _module_runner(namespace, module, True)
     else:
         assert script is not None
         sys.argv = [script, *arguments]
@@ -69,7 +71,7 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
             path = _absolute(script)
             if _has_importer(path):
                 _set_first_path(path, always=True)
-                execute = _module_runner("__main__", False)
+                execute = _module_runner(namespace, "__main__", False)
             else:
                 _set_first_path(os.path.dirname(os.path.realpath(path)))
                 execute = _script_runner(namespace, path)
@@ -139,12 +141,19 @@ def _stdin_runner(namespace: dict[str, Any]) -> Callable[[], int | None]:
     return execute
 
 
-def _module_runner(name: str, alter_argv: bool) -> Callable[[], int | None]:
+def _module_runner(namespace: dict[str, Any], name: str, alter_argv: bool) -> Callable[[], int | None]:
     def execute() -> int | None:
         import runpy
 
-        # What `python -m` itself calls; its frames stand in the traceback of `python -m` as well.
-        runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]
+        _state.has_begun = True  # with the packages around the module
+        try:
+            # What `python -m` itself calls; its frames stand in the traceback of `python -m` as well.
+            runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]
+        except SystemExit as exc:
+            # It says in `__main__` which module it runs, just before it does, or else who found none.
+            found = namespace.get("__spec__") is not None
+            _state.has_begun = found or not str(exc.code).startswith(f"{sys.executable}: ")
+            raise
         return 0
 
     return execute

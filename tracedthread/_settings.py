@@ -13,6 +13,18 @@ A value that cannot be read costs one line on stderr and the default; it never s
     TRACEDTHREAD_DEADLOCK_AFTER_S=N      waits this long look for a deadlock they are part of; 0: none does (default: 5)
     TRACEDTHREAD_FOLLOW_FORK=1           forked children record to files beside it
     TRACEDTHREAD_AUDIT_TRAIL=1           keep who started which thread, from where and when
+
+Of telemetry, which is told only once OpenTelemetry or Prometheus is set up:
+
+    TRACEDTHREAD_SPAN_THRESHOLD_MS=N         waits at least this long in a sampled trace become spans (default: 1)
+    TRACEDTHREAD_ROOT_SPAN_THRESHOLD_MS=N    waits at least this long outside any trace become spans (default: 100)
+    TRACEDTHREAD_SPANS_PER_SECOND=N          no more than these, the longest; 0: none (default: 1000)
+    TRACEDTHREAD_METRICS_TOP=N               locks with metrics of their own, the worst ones (default: 20)
+    TRACEDTHREAD_THREAD_START_LOGS=1         thread starts are OpenTelemetry log events
+    TRACEDTHREAD_OTLP_HISTOGRAMS=0           no histograms by OTLP beside the program's own metrics, or with 1: do
+    TRACEDTHREAD_OTLP=1                      `tracedthread run` exports by OTLP: its --otlp
+    TRACEDTHREAD_OTLP_ENDPOINT=URL           where to: its --otlp-endpoint (default: what OTEL_EXPORTER_OTLP_* say)
+    TRACEDTHREAD_PROMETHEUS_LISTEN=ADDR:PORT where it serves metrics: its --prometheus-listen
 """
 
 from __future__ import annotations
@@ -22,11 +34,13 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
 __all__ = [
     "MAX_SECONDS",
     "MIN_CAPTURE_BYTES",
+    "NEXT_DISTRO",
     "audit_trail",
     "capture_bytes",
     "deadlock_after_s",
@@ -34,9 +48,20 @@ __all__ = [
     "enabled",
     "event_threshold_ms",
     "follow_fork",
+    "metrics_top",
+    "otlp",
+    "otlp_endpoint",
+    "otlp_histograms",
     "output",
+    "parse_address",
     "parse_bytes",
+    "parse_url",
+    "prometheus_listen",
+    "root_span_threshold_ms",
     "say",
+    "span_threshold_ms",
+    "spans_per_second",
+    "thread_start_logs",
     "write",
 ]
 
@@ -44,6 +69,9 @@ __all__ = [
 MIN_CAPTURE_BYTES = 192 * 1024
 MAX_CAPTURE_BYTES = 64 * 1024**3
 MAX_SECONDS = 1e9
+
+#: Which distro of OpenTelemetry `opentelemetry-instrument` was asked for, from `otel.environment` to `otel.distro`.
+NEXT_DISTRO = "_TRACEDTHREAD_OTEL_PYTHON_DISTRO"
 
 _FALSE = ("", "0", "false", "no", "off")
 _TRUE = ("1", "true", "yes", "on")
@@ -147,18 +175,117 @@ def deadlock_after_s() -> float | None:
     return _number("TRACEDTHREAD_DEADLOCK_AFTER_S", MAX_SECONDS, "seconds")
 
 
-def _number(name: str, limit: float, unit: str) -> float | None:
-    value = os.environ.get(name, "")
-    if not value:
+def span_threshold_ms(given: object = None) -> float:
+    """
+    From how many milliseconds on a wait inside a sampled trace becomes a span.
+
+    Args:
+        given: By who sets us up, in code or in a file; None: what the environment says. So for the next ones.
+    """
+    return _number_or("TRACEDTHREAD_SPAN_THRESHOLD_MS", given, 1.0, "milliseconds")
+
+
+def root_span_threshold_ms(given: object = None) -> float:
+    """From how many milliseconds on a wait outside any trace becomes a span, of a trace of its own."""
+    return _number_or("TRACEDTHREAD_ROOT_SPAN_THRESHOLD_MS", given, 100.0, "milliseconds")
+
+
+def spans_per_second(given: object = None) -> int:
+    """How many spans there may be a second; 0: none."""
+    return int(_number_or("TRACEDTHREAD_SPANS_PER_SECOND", given, 1000.0, "spans"))
+
+
+def metrics_top(given: object = None) -> int:
+    """How many locks have metrics of their own."""
+    return int(_number_or("TRACEDTHREAD_METRICS_TOP", given, 20.0, "locks"))
+
+
+def thread_start_logs(given: object = None) -> bool:
+    """Whether thread starts are told as log events."""
+    if isinstance(given, bool):
+        return given
+    return _flag("TRACEDTHREAD_THREAD_START_LOGS", None if given is None else str(given))
+
+
+def otlp_histograms(given: object = None) -> bool | None:
+    """Whether histograms are exported beside a MeterProvider of the program; None: if that seems to use OTLP."""
+    if isinstance(given, bool):
+        return given
+    value = os.environ.get("TRACEDTHREAD_OTLP_HISTOGRAMS", "") if given is None else str(given)
+    return _flag("TRACEDTHREAD_OTLP_HISTOGRAMS", value) if value else None
+
+
+def otlp() -> bool:
+    """Whether TRACEDTHREAD_OTLP, or an endpoint, asks to export."""
+    return _flag("TRACEDTHREAD_OTLP") or otlp_endpoint() is not None
+
+
+def otlp_endpoint() -> str | None:
+    """Where to export to, or None for what the variables of OpenTelemetry say."""
+    return _text("TRACEDTHREAD_OTLP_ENDPOINT", parse_url, "exporting to where OTEL_EXPORTER_OTLP_ENDPOINT says")
+
+
+def prometheus_listen() -> str | None:
+    """Where to serve metrics, as ADDR:PORT, or None for nowhere."""
+    return _text("TRACEDTHREAD_PROMETHEUS_LISTEN", parse_address, "serving no metrics")
+
+
+def _number(name: str, limit: float, unit: str, given: object = None) -> float | None:
+    value = os.environ.get(name, "") if given is None else given
+    if value == "":
         return None
     try:
-        number = float(value)
+        number = float(str(value))
     except ValueError:
         number = -1.0
     if not 0 <= number < limit:
         say(f"{name}: {value!r} is not a number of {unit}; using the default")
         return None
     return number
+
+
+def _number_or(name: str, given: object, default: float, unit: str) -> float:
+    number = _number(name, 1e9, unit, given)
+    return default if number is None else number
+
+
+def _text(name: str, parse: Callable[[str], str], consequence: str) -> str | None:
+    value = os.environ.get(name, "")
+    if not value:
+        return None
+    try:
+        return parse(value)
+    except ValueError as exc:
+        say(f"{name}: {exc}; {consequence}")
+        return None
+
+
+def parse_address(text: str) -> str:
+    """
+    Read `ADDR:PORT`, `:PORT` or `PORT`; without an address it is loopback's. An IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: Not one.
+    """
+    address, _, port = text.strip().rpartition(":")
+    is_plain = ":" not in address or (address[:1], address[-1:]) == ("[", "]")
+    if not (is_plain and port.isascii() and port.isdigit() and int(port[:6]) < 65536):
+        raise ValueError(f"{text!r} is not ADDR:PORT")
+    return f"{address or '127.0.0.1'}:{int(port)}"
+
+
+def parse_url(text: str) -> str:
+    """
+    Read where OTLP goes, such as `http://localhost:4318`; without a slash at its end.
+
+    Raises:
+        ValueError: Not a URL of http or https.
+    """
+    url = text.strip().rstrip("/")
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in ("http", "https") or not rest or any(character.isspace() for character in rest):
+        raise ValueError(f"{text!r} is not a URL such as http://localhost:4318")
+    return url
 
 
 def parse_bytes(text: str) -> int:
@@ -184,8 +311,8 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def _flag(name: str) -> bool:
-    value = os.environ.get(name, "").strip().lower()
+def _flag(name: str, given: str | None = None) -> bool:
+    value = (os.environ.get(name, "") if given is None else given).strip().lower()
     if value in _TRUE:
         return True
     if value not in _FALSE:

@@ -4,7 +4,7 @@ What a thread, or a block of code in it, has waited: for access logs, `Server-Ti
 
 from __future__ import annotations
 
-from . import _core
+from . import _core, names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ __all__ = ["Bill", "bill", "current_thread_stats"]
 class _Nothing:
     """The ThreadStats of a process in which nothing was ever recorded."""
 
-    wait_s = own_gil_s = idle_s = resource_s = 0.0
+    wait_s = own_gil_s = idle_s = resource_s = blocked_others_s = 0.0
     waits = 0
     recorded = False
 
@@ -45,8 +45,9 @@ def current_thread_stats() -> ThreadStats:
 
     Returns:
         `wait_s` (for locks), `idle_s` (for work), `resource_s` (for permits and room), `own_gil_s` (the ends of all
-        these, when it could have gone on but for the GIL), in seconds, and `waits`, how often for a lock. All zero
-        where nothing was ever recorded.
+        these, when it could have gone on but for the GIL) and `blocked_others_s` (what others waited because it held a
+        lock, summed over them), in seconds, and `waits`, how often for a lock. All zero where nothing was ever
+        recorded.
     """
     return _first_stats() if _native is None else _native()
 
@@ -63,7 +64,7 @@ def _first_stats() -> ThreadStats:
 
 class Bill:
     """
-    What the thread that entered the block has waited since then; until it is left, so far.
+    What the thread that entered the block has waited since then, and made others wait; until it is left, so far.
 
     Any thread may ask. Blocks may be nested; each counts for itself.
     """
@@ -113,6 +114,11 @@ class Bill:
         return self.stats.resource_s
 
     @property
+    def blocked_others_s(self) -> float:
+        """What others waited because it held a lock, summed over them; known when the hold ends, or they give up."""
+        return self.stats.blocked_others_s
+
+    @property
     def waits(self) -> int:
         """How often for a lock."""
         return self.stats.waits
@@ -125,8 +131,18 @@ class Bill:
         """
         stats = self.stats
         parts = {"lock": stats.wait_s, "gil": stats.own_gil_s, "resource": stats.resource_s, "idle": stats.idle_s}
+        parts["blocked"] = stats.blocked_others_s
         shown = {name: value for name, value in parts.items() if value or name == "lock"}
         return ", ".join(f"{name};dur={value * 1e3:.3f}" for name, value in shown.items())
+
+    def attributes(self) -> dict[str, float]:
+        """The bill as attributes of a span, seconds."""
+        stats = self.stats
+        return {
+            names.REQUEST_WAIT: stats.wait_s,
+            names.REQUEST_GIL: stats.own_gil_s,
+            names.REQUEST_BLOCKED_OTHERS: stats.blocked_others_s,
+        }
 
     def __str__(self) -> str:
         return self.server_timing() if self.recorded else "-"

@@ -16,11 +16,12 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tracedthread import layout
-from tracedthread.layout import Layout, Record, Section
+from tracedthread.layout import Layout, Record, Records, Section
 
 T = TypeVar("T")
 
@@ -135,12 +136,15 @@ class Capture:
             raise CaptureError("corrupt header: the clock does not advance (ns_per_tick is 0)")
         self._strings: dict[int, str] = {0: ""}
         self._string_bytes = 0
+        self._frames = {0: Frame("(unknown)", "", 0)}
         self._stacks: dict[int, tuple[Frame, ...]] = {0: ()}
         self.sections = self._read_table(read(header.header_size, table_size))
         self._data: dict[int, bytes] = dict.fromkeys(_KNOWN_SIZES, b"")
         self._again: dict[int, bytes] = {}
         self._read_sections(read)
         self._read_monotonic_ns = time.monotonic_ns()
+        stacks = self._records(layout.STACKS, layout.STACK)
+        self._callers, self._frame_of = stacks.column("caller"), stacks.column("frame")
         self._check_stacks()
 
     @classmethod
@@ -219,7 +223,11 @@ class Capture:
             name = layout.SECTION_NAMES[section.id]
             if section.id in sections:
                 raise CaptureError(f"corrupt section table: {name} twice")
-            if section.record_size < known_size or (known_size == 1 and section.record_size != 1):
+            if (
+                section.record_size < known_size
+                or (known_size == 1 and section.record_size != 1)
+                or section.record_size % min(known_size, 8)  # as C aligns them
+            ):
                 raise CaptureError(f"corrupt section table: {name} of {section.record_size} bytes a record")
             end = section.offset + section.capacity * section.record_size
             if section.offset < self.header.header_size + len(table) or end > self.header.size:
@@ -244,23 +252,23 @@ class Capture:
             total += length
             if total > MAX_BYTES:
                 raise CaptureError(f"too large: more than {MAX_BYTES >> 20} MiB in use")
-            self._data[section_id] = read(section.offset, length)
-            if section_id in _READ_TWICE:
-                # A record that is being overwritten looks different the second time.
-                self._again[section_id] = read(section.offset, length)
+            data = self._data[section_id] = read(section.offset, length)
+            # A record that is being overwritten looks different the second time.
+            if section_id in _READ_TWICE and (again := read(section.offset, length)) != data:
+                self._again[section_id] = again
 
     def _check_stacks(self) -> None:
         """Callers come before their callees, so following them ends."""
         frames = self.count(layout.FRAMES)
-        for index, record in enumerate(self._records(layout.STACKS, layout.STACK)):
-            if record.caller >= index and (record.caller or index):
-                raise CaptureError(f"corrupt stacks: {index} is called by {record.caller}")
-            if record.frame >= frames and record.frame:
-                raise CaptureError(f"corrupt stacks: {index} refers to frame {record.frame} of {frames}")
+        for index, (caller, frame) in enumerate(zip(self._callers, self._frame_of)):
+            if caller >= index and (caller or index):
+                raise CaptureError(f"corrupt stacks: {index} is called by {caller}")
+            if frame >= frames and frame:
+                raise CaptureError(f"corrupt stacks: {index} refers to frame {frame} of {frames}")
 
-    def _records(self, section_id: int, layout: Layout[Record]) -> Iterator[Record]:
-        data = self._data[section_id]
-        return layout.iterate(data, self.sections[section_id].record_size) if data else iter(())
+    def _records(self, section_id: int, layout: Layout[Record]) -> Records[Record]:
+        section = self.sections.get(section_id)
+        return Records(layout, self._data[section_id], section.record_size if section else layout.size)
 
     def count(self, section_id: int) -> int:
         """How many records of a section were copied."""
@@ -293,20 +301,28 @@ class Capture:
             return known
         if reference >= self.count(layout.STACKS):
             raise CaptureError(f"corrupt stacks: reference {reference} of {self.count(layout.STACKS)}")
-        frames: list[Frame] = []
-        node = reference
-        while node and len(frames) < MAX_STACK_DEPTH:
-            record = layout.STACK.read(self._data[layout.STACKS], node * self.sections[layout.STACKS].record_size)
-            frames.append(self._frame(record.frame))
-            node = record.caller
-        result = self._stacks[reference] = tuple(frames)
-        return result
+        # Most stacks that end in a function have their callers in common with others that end there.
+        caller = self._callers[reference]
+        callers = self._stacks.get(caller)
+        if callers is None:
+            callers = self._stacks[caller] = tuple(self._walk(caller))
+        known = self._stacks[reference] = (self._frame(self._frame_of[reference]), *callers)[:MAX_STACK_DEPTH]
+        return known
+
+    def _walk(self, node: int) -> Iterator[Frame]:
+        for _ in range(MAX_STACK_DEPTH):
+            if node == 0:
+                break
+            yield self._frame(self._frame_of[node])
+            node = self._callers[node]
 
     def _frame(self, reference: int) -> Frame:
-        if reference == 0:
-            return Frame("(unknown)", "", 0)
-        record = layout.FRAME.read(self._data[layout.FRAMES], reference * self.sections[layout.FRAMES].record_size)
-        return Frame(self.string(record.function) or "(unknown)", self.string(record.file), record.line)
+        known = self._frames.get(reference)
+        if known is None:
+            record = layout.FRAME.read(self._data[layout.FRAMES], reference * self.sections[layout.FRAMES].record_size)
+            known = Frame(self.string(record.function) or "(unknown)", self.string(record.file), record.line)
+            self._frames[reference] = known
+        return known
 
     def sites(self) -> list[layout.SiteRecord]:
         """Every site, by index."""
@@ -316,7 +332,7 @@ class Capture:
                 raise CaptureError(f"corrupt sites: {index} is of type {record.type}")
         return result
 
-    def stats(self) -> Iterator[layout.StatsRecord]:
+    def stats(self) -> Iterable[layout.StatsRecord]:
         """The counters of every site, by index."""
         return self._records(layout.STATS, layout.SITE_STATS)
 
@@ -334,12 +350,10 @@ class Capture:
         """Every thread record; the first one stands for the threads that have none."""
         stacks = max(1, self.count(layout.STACKS))
         torn = self._torn(layout.THREADS)
-        size = self.sections[layout.THREADS].record_size if torn else 0
         for index, record in enumerate(self._records(layout.THREADS, layout.THREAD)):
             if index in torn:
-                again = next(
-                    layout.THREAD.iterate(self._again[layout.THREADS][index * size : (index + 1) * size], size)
-                )
+                size = self.sections[layout.THREADS].record_size
+                again = Records(layout.THREAD, self._again[layout.THREADS], size)[index]
                 if (again.generation, again.start_ticks) != (record.generation, record.start_ticks):
                     # It is being used again at this moment, and nobody's for now.
                     record = again._replace(state=layout.THREAD_FREE, wait_ticks=0, idle_ticks=0, resource_ticks=0)
@@ -381,30 +395,28 @@ class Capture:
                 raise CaptureError(f"corrupt contended: {index} is of type {record.type}")
             yield record
 
-    def events(self) -> list[layout.EventRecord]:
+    def events(self) -> Records[layout.EventRecord]:
         """The events that remain, oldest first, without torn ones."""
-        sites, threads, stacks = (max(1, self.count(of)) for of in (layout.SITES, layout.THREADS, layout.STACKS))
-        result = []
-        for slot, record in self._ring(layout.EVENTS, layout.EVENT):
-            stack = max(record.stack, record.release_stack, record.holder_stack)
-            if record.site >= sites or max(record.thread, record.holder) >= threads or stack >= stacks:
-                raise CaptureError(f"corrupt events: {slot} refers to what is not there")
-            if record.kind >= len(layout.KINDS) or record.outcome >= len(layout.OUTCOMES):
-                raise CaptureError(f"corrupt events: {slot} is of kind {record.kind}, outcome {record.outcome}")
-            result.append(record)
-        result.sort()
-        return result
+        events = self._ring(layout.EVENTS, layout.EVENT)
+        limits = {
+            "site": self.count(layout.SITES),
+            **dict.fromkeys(("thread", "holder"), self.count(layout.THREADS)),
+            **dict.fromkeys(("stack", "release_stack", "holder_stack"), self.count(layout.STACKS)),
+            "kind": len(layout.KINDS),
+            "outcome": len(layout.OUTCOMES),
+        }
+        for field, limit in limits.items():
+            if (most := max(events.column(field), default=0)) >= max(1, limit):
+                raise CaptureError(f"corrupt events: {field} {most} of {limit}")
+        return events
 
-    def starts(self) -> list[layout.StartRecord]:
+    def starts(self) -> Records[layout.StartRecord]:
         """The thread starts of the audit trail that remain, oldest first, without torn ones."""
-        stacks = max(1, self.count(layout.STACKS))
-        result = []
-        for slot, record in self._ring(layout.STARTS, layout.START):
-            if record.stack >= stacks:
-                raise CaptureError(f"corrupt starts: {slot} refers to stack {record.stack} of {stacks}")
-            result.append(record)
-        result.sort()
-        return result
+        starts = self._ring(layout.STARTS, layout.START)
+        stacks = self.count(layout.STACKS)
+        if (most := max(starts.column("stack"), default=0)) >= max(1, stacks):
+            raise CaptureError(f"corrupt starts: stack {most} of {stacks}")
+        return starts
 
     def blame(self) -> Iterator[layout.BlameRecord]:
         """Every blame cell; the first one is the `(other)` cell."""
@@ -414,20 +426,31 @@ class Capture:
                 raise CaptureError(f"corrupt blame: {index} refers to what is not there")
             yield record
 
-    def _ring(self, section_id: int, of: Layout[Record]) -> Iterator[tuple[int, Record]]:
-        """Slot and record of all that are whole; each record begins with its `sequence`."""
-        capacity = self.sections[section_id].capacity if section_id in self.sections else 0
-        torn = self._torn(section_id)
-        for slot, record in enumerate(self._records(section_id, of)):
-            sequence: int = record[0]  # type: ignore[index]
-            if slot not in torn and sequence and (sequence - 1) % capacity == slot:
-                yield slot, record
+    def _ring(self, section_id: int, of: Layout[Record]) -> Records[Record]:
+        """All that are whole, in the order of their `sequence`, which tells the place of each."""
+        records, torn = self._records(section_id, of), self._torn(section_id)
+        count = len(records)
+        if not count:
+            return records
+        capacity, used = self.sections[section_id].capacity, self.sections[section_id].used
+        sequences = records.column("sequence")
+        oldest = used % count if used > capacity else 0
+        # Unless something was written meanwhile, they are all here; to see that at once matters for a million.
+        if not torn and sequences[oldest:] + sequences[:oldest] == array("Q", range(used - count + 1, used + 1)):
+            return records.rotated(oldest)
+        whole = [
+            slot
+            for slot, sequence in enumerate(sequences)
+            if sequence and (sequence - 1) % capacity == slot and slot not in torn
+        ]
+        whole.sort(key=sequences.__getitem__)
+        return records.pick(whole)
 
     def _torn(self, section_id: int) -> set[int]:
-        first, second = self._data[section_id], self._again.get(section_id, b"")
-        if first == second:
+        """Records that were overwritten while they were copied."""
+        if section_id not in self._again:
             return set()
-        size = self.sections[section_id].record_size
+        first, second, size = self._data[section_id], self._again[section_id], self.sections[section_id].record_size
         return {at // size for at in range(0, len(first), size) if first[at : at + size] != second[at : at + size]}
 
     def notes(self) -> Iterator[dict[str, object]]:
@@ -448,7 +471,7 @@ class Capture:
     @property
     def lost(self) -> dict[str, int]:
         """Records that found no room, by section; of events and starts, those that newer ones have overwritten."""
-        result = dict.fromkeys((name for name in layout.SECTION_NAMES if name != "stats"), 0)
+        result = dict.fromkeys((name for name in layout.SECTION_NAMES if name not in ("stats", "totals")), 0)
         for section in self.sections.values():
             if section.id in _RINGS:
                 result[layout.SECTION_NAMES[section.id]] = max(0, section.used - section.capacity)
@@ -516,8 +539,8 @@ class Capture:
         for thread in self.threads():
             yield max(thread.start_ticks, thread.run_ticks, thread.end_ticks, thread.wait_since)
         yield from (lock.held_since for lock in self.contended())
-        yield from (start.ticks for start in self.starts())
-        yield from (event.end_ticks for event in self.events())
+        yield from self.starts().column("ticks")
+        yield from self.events().column("end_ticks")
 
 
 def text(field: bytes) -> str:

@@ -15,14 +15,13 @@ from tracedthread.deadlock import (
     Cycle,
     LockRef,
     ThreadRef,
-    Tree,
     confirmed,
     cycles,
-    forest,
     live_threads,
     nobody_else,
     waits,
 )
+from tracedthread.forest import Tree, forest
 from tracedthread.procfs import Status
 
 SCHEMA = "tracedthread.dump/1"

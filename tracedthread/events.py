@@ -4,18 +4,19 @@ The events of a profile: single waits that were longer than a threshold. The new
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, overload
 
 from tracedthread import layout
 from tracedthread.capture import Capture, Frame, text
+from tracedthread.layout import Records
 from tracedthread.rows import OTHER, seconds
 
 
 class EventRow(NamedTuple):
     """
-    One slow wait; a tuple, because there can be a million.
+    One slow wait.
 
     Times are in ticks from the start of the profile; a wait that began before that starts below zero.
 
@@ -63,58 +64,104 @@ class EventRow(NamedTuple):
         return seconds(self.own_gil_ticks, self.tick_s)
 
 
-def read_events(capture: Capture) -> tuple[EventRow, ...]:
+@dataclass(frozen=True)
+class Events(Sequence[EventRow]):
     """
-    The events that remain, oldest first.
+    The events of a profile, oldest first. Each is made when it is looked at, for there can be a million.
+
+    Args:
+        records: As they lie in the capture.
+        first_ticks: When the profile begins.
+        threads: Generation, key and name of every thread, by its number.
+        locks: Names, by the number of the site.
+        stacks: All that the records refer to.
+    """
+
+    records: Records[layout.EventRecord]
+    first_ticks: int
+    tick_s: float
+    threads: Sequence[tuple[int, Hashable, str]]
+    locks: Sequence[str]
+    stacks: Mapping[int, tuple[Frame, ...]]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[EventRow]:
+        return map(self._row, self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> EventRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Events: ...
+    def __getitem__(self, index: int | slice) -> EventRow | Events:
+        if isinstance(index, slice):
+            return self.pick(range(*index.indices(len(self))))
+        return self._row(self.records[index])
+
+    def pick(self, indices: Iterable[int]) -> Events:
+        """The events with these places, in this order."""
+        return replace(self, records=self.records.pick(indices))
+
+    def since(self, before: Events, elapsed_ticks: int) -> Events:
+        """What came after `before`, in the time of a profile that starts `elapsed_ticks` later."""
+        known = set(before.records.column("sequence"))
+        new = [at for at, sequence in enumerate(self.records.column("sequence")) if sequence not in known]
+        return replace(self.pick(new), first_ticks=self.first_ticks + elapsed_ticks)
+
+    def who(self, thread: int, generation: int) -> tuple[Hashable | None, str]:
+        """Key and name of a thread; nobody's if its record has been used again since."""
+        if 0 < thread < len(self.threads) and self.threads[thread][0] == generation:
+            return self.threads[thread][1:]
+        return None, "" if thread else OTHER
+
+    def _row(self, record: layout.EventRecord) -> EventRow:
+        thread, thread_name = self.who(record.thread, record.thread_generation)
+        holder, holder_name = self.who(record.holder, record.holder_generation)
+        return EventRow(
+            sequence=record.sequence,
+            thread=thread,
+            thread_name=thread_name,
+            lock=self.locks[record.site] if self.locks else "",
+            lock_id=record.lock,
+            kind=layout.KINDS[record.kind],
+            outcome=layout.OUTCOMES[record.outcome],
+            start_ticks=record.start_ticks - self.first_ticks,
+            end_ticks=record.end_ticks - self.first_ticks,
+            own_gil_ticks=record.own_gil_ticks,
+            stack=self.stacks[record.stack],
+            holder=holder,
+            holder_name=holder_name if record.holder else "",
+            release_stack=self.stacks[record.release_stack],
+            holder_stack=self.stacks[record.holder_stack],
+            tick_s=self.tick_s,
+        )
+
+
+NONE = Events(Records(layout.EVENT, b"", layout.EVENT.size), 0, 0.0, (), (), {})
+
+
+def read_events(capture: Capture) -> Events:
+    """
+    The events that remain.
 
     Raises:
         CaptureError: The capture is damaged.
     """
-    first, tick_s = capture.header.first_ticks, capture.tick_s
-    threads = list(capture.threads())
-    locks = [OTHER if index == layout.SITE_OTHER else capture.string(s.name) for index, s in enumerate(capture.sites())]
-
-    @cache
-    def who(index: int, generation: int) -> tuple[Hashable | None, str]:
-        if not 0 < index < len(threads) or threads[index].generation != generation:
-            return None, ""
-        record = threads[index]
-        name = text(record.label) or capture.string(record.name)
-        return (record.ident, record.native_id, record.start_ticks), name
-
-    stack = cache(capture.stack)
-    rows = []
-    for record in capture.events():
-        thread, thread_name = who(record.thread, record.thread_generation)
-        holder, holder_name = who(record.holder, record.holder_generation)
-        # In the order of the fields: naming them takes twice as long, and there can be a million.
-        row = EventRow(
-            record.sequence,
-            thread,
-            thread_name if record.thread else OTHER,
-            locks[record.site] if locks else "",
-            record.lock,
-            layout.KINDS[record.kind],
-            layout.OUTCOMES[record.outcome],
-            record.start_ticks - first,
-            record.end_ticks - first,
-            record.own_gil_ticks,
-            stack(record.stack),
-            holder,
-            holder_name,
-            stack(record.release_stack),
-            stack(record.holder_stack),
-            tick_s,
-        )
-        rows.append(row)
-    return tuple(rows)
-
-
-def events_since(after: Iterable[EventRow], before: Iterable[EventRow], elapsed_ticks: int) -> tuple[EventRow, ...]:
-    """What came after `before`, in the time of a profile that starts `elapsed_ticks` later."""
-    known = {row.sequence for row in before}
-    return tuple(
-        row._replace(start_ticks=row.start_ticks - elapsed_ticks, end_ticks=row.end_ticks - elapsed_ticks)
-        for row in after
-        if row.sequence not in known
+    records = capture.events()
+    referred: set[int] = set().union(*map(records.column, ("stack", "release_stack", "holder_stack")))
+    return Events(
+        records,
+        capture.header.first_ticks,
+        capture.tick_s,
+        threads=[
+            (
+                record.generation,
+                (record.ident, record.native_id, record.start_ticks),
+                text(record.label) or capture.string(record.name),
+            )
+            for record in capture.threads()
+        ],
+        locks=[OTHER if n == layout.SITE_OTHER else capture.string(s.name) for n, s in enumerate(capture.sites())],
+        stacks={stack: capture.stack(stack) for stack in referred},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from operator import add
 
 BUCKETS = 304
 
@@ -54,7 +55,7 @@ class Histogram:
             return self
         if not self.counts:
             return other
-        return Histogram(tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts)))
+        return Histogram(tuple(map(add, self.counts, other.counts)))
 
     def __sub__(self, other: Histogram) -> Histogram:
         """What came after `other` was taken."""

@@ -5,15 +5,18 @@ How a capture is laid out: native/capture.h in Python. A test compares every siz
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 from tracedthread.histogram import BUCKETS
 
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS = range(13)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -27,6 +30,7 @@ SECTION_NAMES = (
     "blame",
     "starts",
     "contended",
+    "totals",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -135,6 +139,8 @@ class StatsRecord(NamedTuple):
     pending_hold: int
     hold_histogram: bytes
     wait_histogram: bytes
+    holds_untimed: int
+    reserved: bytes
 
 
 class CellRecord(NamedTuple):
@@ -193,6 +199,7 @@ class ThreadRecord(NamedTuple):
     wait_kind: int
     wait_timed: int
     label: bytes
+    blamed_ticks: int
 
 
 class EventRecord(NamedTuple):
@@ -214,6 +221,8 @@ class EventRecord(NamedTuple):
     release_stack: int
     holder_stack: int
     reserved: int
+    context: int
+    holder_context: int
 
 
 class StartRecord(NamedTuple):
@@ -233,6 +242,8 @@ class StartRecord(NamedTuple):
     reserved: int
     label: bytes
     parent_label: bytes
+    context: int
+    reserved2: int
 
 
 class ContendedRecord(NamedTuple):
@@ -250,7 +261,17 @@ class ContendedRecord(NamedTuple):
     entered: int
 
 
-Record = TypeVar("Record")
+class TotalsRecord(NamedTuple):
+    """tt_totals; the histogram is left as bytes."""
+
+    started: int
+    start_ticks: int
+    begun: int
+    ended: int
+    start_histogram: bytes
+
+
+Record = TypeVar("Record", bound=NamedTuple)
 
 
 class Layout(Generic[Record]):
@@ -258,15 +279,18 @@ class Layout(Generic[Record]):
     How one kind of record lies in the capture: little-endian, one format per field, without gaps.
 
     Args:
+        record: The class of its records.
         since: Formats of the fields that were added after the first version. An older capture has shorter records, and
             those fields read as zero.
     """
 
-    def __init__(self, name: str, make: Callable[[Iterable[Any]], Record], formats: str, since: str = "") -> None:
+    def __init__(self, name: str, record: type[Record], formats: str, since: str = "") -> None:
         self.name = name
-        self.make = make
+        self.fields = record._fields
+        self.make = record._make
         self.formats = [*formats.split(), *since.split()]
-        self.size = struct.calcsize("<" + "".join(self.formats))
+        self.struct = struct.Struct("<" + "".join(self.formats))
+        self.size = self.struct.size
         self.first_size = struct.calcsize("<" + formats)
 
     def offsets(self) -> list[int]:
@@ -292,21 +316,69 @@ class Layout(Generic[Record]):
         layout = struct.Struct(f"<{''.join(known)}{stride - struct.calcsize('<' + ''.join(known))}x")
         return (self.make((*fields, *missing)) for fields in layout.iter_unpack(data))
 
-    def read(self, data: bytes, offset: int = 0) -> Record:
+    def read(self, data: bytes | memoryview, offset: int = 0) -> Record:
         """The record at `offset`."""
-        return self.make(struct.unpack_from("<" + "".join(self.formats), data, offset))
+        return self.make(self.struct.unpack_from(data, offset))
+
+
+@dataclass(frozen=True)
+class Records(Generic[Record]):
+    """
+    Records of one kind as they lie in the capture. Each is made when it is looked at, for there can be a million.
+
+    Args:
+        stride: Bytes from one to the next, as for `Layout.iterate`; a multiple of 8.
+    """
+
+    layout: Layout[Record]
+    data: bytes
+    stride: int
+
+    def __len__(self) -> int:
+        return len(self.data) // self.stride
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.layout.iterate(self.data, self.stride)
+
+    def __getitem__(self, index: int) -> Record:
+        return next(iter(self.pick([range(len(self))[index]])))
+
+    def pick(self, indices: Iterable[int]) -> Records[Record]:
+        """The records with these numbers, in this order."""
+        data, stride = self.data, self.stride
+        picked = b"".join([data[index * stride : (index + 1) * stride] for index in indices])
+        return Records(self.layout, picked, stride)
+
+    def rotated(self, first: int) -> Records[Record]:
+        """All records, with this one first and those before it last."""
+        at = first * self.stride
+        return Records(self.layout, self.data[at:] + self.data[:at], self.stride)
+
+    def column(self, field: str) -> array[int]:
+        """One number of every record, many times faster than making the records."""
+        index = self.layout.fields.index(field)
+        offset, form = self.layout.offsets()[index], self.layout.formats[index]
+        size = struct.calcsize("<" + form)
+        if offset + size > self.stride:  # an older capture
+            return array(form, bytes(len(self) * size))
+        numbers = memoryview(self.data).cast(cast(Literal["H"], form))  # or another one of H, I and Q
+        column = array(form, numbers[offset // size :: self.stride // size].tobytes())
+        if sys.byteorder == "big":
+            column.byteswap()
+        return column
 
 
 _HISTOGRAM = f"{8 * BUCKETS}s"
-HEADER = Layout("tt_header", Header._make, "8s I I Q I I Q I I Q Q Q Q Q Q Q Q I I 128s 64s")
-SECTION = Layout("tt_section", Section._make, "Q Q Q Q I I")
-FRAME = Layout("tt_frame", FrameRecord._make, "I I I I")
-STACK = Layout("tt_stack", StackRecord._make, "I I")
-SITE = Layout("tt_site", SiteRecord._make, "I I I I I I", "Q")
-SITE_STATS = Layout("tt_site_stats", StatsRecord._make, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}")
-CELL = Layout("tt_wait_cell", CellRecord._make, "I I I I Q Q Q Q Q Q", "I I")
-BLAME_CELL = Layout("tt_blame_cell", BlameRecord._make, "I I Q Q Q Q")
-THREAD = Layout("tt_thread_record", ThreadRecord._make, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s")
-EVENT = Layout("tt_event", EventRecord._make, "Q Q Q Q I I I H H Q I I", "I I I I")
-START = Layout("tt_start", StartRecord._make, "Q Q Q Q I I I I I I I I 64s 64s")
-CONTENDED_LOCK = Layout("tt_contended", ContendedRecord._make, "Q Q I I I I I I I I")
+HEADER = Layout("tt_header", Header, "8s I I Q I I Q I I Q Q Q Q Q Q Q Q I I 128s 64s")
+SECTION = Layout("tt_section", Section, "Q Q Q Q I I")
+FRAME = Layout("tt_frame", FrameRecord, "I I I I")
+STACK = Layout("tt_stack", StackRecord, "I I")
+SITE = Layout("tt_site", SiteRecord, "I I I I I I", "Q")
+SITE_STATS = Layout("tt_site_stats", StatsRecord, f"{'Q ' * 16}{_HISTOGRAM} {_HISTOGRAM}", "Q 56s")
+CELL = Layout("tt_wait_cell", CellRecord, "I I I I Q Q Q Q Q Q", "I I")
+BLAME_CELL = Layout("tt_blame_cell", BlameRecord, "I I Q Q Q Q")
+THREAD = Layout("tt_thread_record", ThreadRecord, "Q Q Q Q Q Q Q Q Q I I I I", "Q I I I I Q Q I I I I 64s Q")
+EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I")
+START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
+CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
+TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}")

@@ -1,5 +1,5 @@
 """
-The bill of each request of a WSGI or ASGI application: in its response, and for its access log.
+The bill of each request of a WSGI or ASGI application: in its response, on its span, and for its access log.
 
     app = tracedthread.middleware.WSGIMiddleware(app)
 
@@ -7,11 +7,17 @@ The response gets a header such as `Server-Timing: lock;dur=12.3, gil;dur=0.1` (
 starts), which browsers and proxies show. The application and the access log find the `tracedthread.Bill` itself, which
 goes on until the request is over, in `environ["tracedthread.bill"]` or `scope["tracedthread.bill"]`. Where nothing is
 recorded there is no header, and the bill is printed as `-`.
+
+If the program uses OpenTelemetry, the span around us, or else the server's span that the application makes itself, has
+the bill as `tracedthread.lock.wait.time`, `tracedthread.gil.wait.time` and `tracedthread.lock.blocked_others.time`: up
+to the end of the request, or of the span if that is earlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import contextlib
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
 from tracedthread.billing import Bill
@@ -50,14 +56,24 @@ class WSGIMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: _Start) -> Iterable[bytes]:
         """Handle a request."""
         environ[KEY] = bill = Bill().__enter__()
-        if not self.server_timing or not bill.recorded:
+        if not bill.recorded:
             return self.app(environ, start_response)
+        span = _Span(bill)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            span.response_starts()
             given = () if exc_info is None else (exc_info,)
-            return start_response(status, [*headers, (HEADER, bill.server_timing())], *given)
+            if self.server_timing:
+                headers = [*headers, (HEADER, bill.server_timing())]
+            return start_response(status, headers, *given)
 
-        return self.app(environ, start)
+        try:
+            body = self.app(environ, start)
+        finally:
+            span.tell()
+        file_wrapper = environ.get("wsgi.file_wrapper")
+        is_done = isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper))
+        return body if is_done or not span.is_recording() else _Body(body, span)
 
 
 class ASGIMiddleware:
@@ -86,10 +102,69 @@ class ASGIMiddleware:
         bill = Bill()
 
         async def send_with_header(message: _Message) -> None:
-            if message["type"] == "http.response.start" and self.server_timing and bill.recorded:
-                header = (HEADER.lower().encode(), bill.server_timing().encode())
-                message = {**message, "headers": [*message.get("headers", ()), header]}
+            if message["type"] == "http.response.start" and bill.recorded:
+                span.response_starts()
+                if self.server_timing:
+                    header = (HEADER.lower().encode(), bill.server_timing().encode())
+                    message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)
 
         with bill:
-            await self.app({**scope, KEY: bill}, receive, send_with_header)
+            span = _Span(bill)
+            try:
+                await self.app({**scope, KEY: bill}, receive, send_with_header)
+            finally:
+                span.tell()
+
+
+class _Span:
+    """The request's span, if there is one, and what it is told."""
+
+    def __init__(self, bill: Bill) -> None:
+        self._bill = bill
+        self._span = _current_span()
+
+    def is_recording(self) -> bool:
+        """Whether there is one that listens."""
+        return self._span is not None and bool(self._span.is_recording())
+
+    def response_starts(self) -> None:
+        """The last moment at which a span that was made inside the application is sure to be seen."""
+        if self._span is None:
+            span = _current_span()
+            # Of the sending of this message there may be a span, too.
+            if getattr(getattr(span, "kind", None), "name", "") == "SERVER":
+                self._span = span
+        self.tell()
+
+    def tell(self) -> None:
+        """Put the bill so far on it."""
+        if self._bill.recorded and self.is_recording():
+            with contextlib.suppress(Exception):  # telemetry's; the request goes on
+                self._span.set_attributes(self._bill.attributes())
+
+
+def _current_span() -> Any:
+    # Who uses OpenTelemetry has it loaded.
+    trace = sys.modules.get("opentelemetry.trace")
+    span = None if trace is None else trace.get_current_span()
+    return span if span is not None and span.is_recording() else None
+
+
+class _Body:
+    """A body that is made while it is sent."""
+
+    def __init__(self, body: Iterable[bytes], span: _Span) -> None:
+        self._body = body
+        self._span = span
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """The request is over."""
+        try:
+            if (close := getattr(self._body, "close", None)) is not None:
+                close()
+        finally:
+            self._span.tell()

@@ -41,12 +41,13 @@ WAIT_KIND = "tracedthread.wait.kind"
 WAIT_OUTCOME = "tracedthread.wait.outcome"
 WAIT_OWN_GIL = "tracedthread.wait.gil.time"
 BLAMED_FUNCTION = "tracedthread.blamed.function"
-LINK_TYPE = "tracedthread.link.type"
+LINK_TYPE = "tracedthread.link.type"  # holder, waker
 
-# Of the waiter's own thread and place: the conventions' names. Of the holder's: the same below ours.
+# Of the waiter's own thread and place: the conventions' names. Of the holder's, of who gave a permit or room, and of a
+# thread that was started: the same below ours.
 THREAD_ID, THREAD_NAME = "thread.id", "thread.name"
 FUNCTION, FILE, LINE, STACK = "code.function.name", "code.file.path", "code.line.number", "code.stacktrace"
-HOLDER = "tracedthread.holder."
+HOLDER, WAKER, STARTED = "tracedthread.holder.", "tracedthread.waker.", "tracedthread.started."
 
 # On server spans: the request's bill, seconds.
 REQUEST_WAIT = "tracedthread.lock.wait.time"
@@ -97,6 +98,23 @@ DROPPED = Metric(
 WAITERS = Metric("tracedthread.lock.waiter.count", "updown", "{thread}", "Threads that wait for locks now.", _LOCK)
 THREADS = Metric("tracedthread.thread.count", "updown", "{thread}", "Threads that are alive.", ())
 
+# For readers that take no histogram from us: the user's MeterProvider has no way in for one. `lock.contentions` and
+# `thread.starts` are the counts of the other two.
+WAIT_TIME = Metric("tracedthread.lock.wait.time", "counter", "s", "Time that threads waited for locks.", _LOCK)
+HOLD_TIME = Metric("tracedthread.lock.hold.time", "counter", "s", "Time that locks were held.", _LOCK)
+HOLDS = Metric("tracedthread.lock.holds", "counter", "{hold}", "Holds of locks that are over.", _LOCK)
+START_TIME = Metric(
+    "tracedthread.thread.start.time", "counter", "s", "From asking for threads to their first instruction.", ()
+)
+
+WORKERS = Metric(
+    "tracedthread.worker.count",
+    "updown",
+    "{process}",
+    "Processes whose recordings are summed up: `living`, `ended`, and those that could not be read: `unreadable`.",
+    ("tracedthread.worker.state",),
+)
+
 METRICS = (
     WAIT_DURATION,
     HOLD_DURATION,
@@ -112,6 +130,8 @@ METRICS = (
     WAITERS,
     THREADS,
 )
+
+SUMS = (WAIT_TIME, HOLD_TIME, HOLDS, START_TIME)
 
 #: Upper bounds of the exported histograms, seconds. Each is moved to the nearest edge of the native buckets.
 BOUNDS = (1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)

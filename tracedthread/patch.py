@@ -220,7 +220,7 @@ def _patch(
     _state.kept = tuple(pair for pair in _state.kept if pair not in _state.pairs)
     _state.paused = False
     core.types.adopt_thread(_thread_name())
-    core.lib.tt_recording_set(1)
+    core.types.set_recording(True)
     # What makes handles last, for stock functions do not know ours: other threads may start threads meanwhile.
     _exchange({name: value for name, value in ours.items() if name not in drop_in._HANDLE_MAKERS})
     _exchange({name: value for name, value in ours.items() if name in drop_in._HANDLE_MAKERS})
@@ -274,22 +274,20 @@ def _unpatch() -> bool:
     bootstrap._thread = stock
     _state.pairs = ()
     if core is not None:
-        core.lib.tt_recording_set(0)
+        core.types.set_recording(False)
     return True
 
 
 def _set_recording() -> None:
     if _state.pairs and (core := _core.loaded()) is not None:
-        core.lib.tt_recording_set(0 if _state.paused else 1)
+        core.types.set_recording(not _state.paused)
 
 
 def _thread_name() -> str:
     # Without importing threading; when it is there it knows the name.
     active = getattr(sys.modules.get("threading"), "_active", {})
     thread = active.get(originals.get_ident())
-    if thread is not None:
-        return str(thread.name)
-    return "MainThread" if originals.get_native_id() == os.getpid() else ""
+    return "" if thread is None else str(thread.name)
 
 
 def _stderr_descriptor() -> int:

@@ -5,7 +5,9 @@ What /proc tells everybody about a process, and why it does not tell us more.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 CAP_SYS_PTRACE = 19
 # Handlers of these do nothing to locks: KeyboardInterrupt's, faulthandler's and the C library's own.
@@ -13,8 +15,18 @@ _HARMLESS_SIGNALS = frozenset({2, 4, 6, 7, 8, 11, 32, 33})
 _SWITCHES = (b"TRACEDTHREAD_DISABLED", b"OTEL_SDK_DISABLED", b"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")
 
 
+class SupportsFileno(Protocol):
+    """Something open."""
+
+    def fileno(self) -> int: ...  # noqa: D102
+
+
 class Refused(Exception):
     """Why a process cannot be looked into. The message is one line."""
+
+
+class Unrecorded(Refused):
+    """There is nothing to look into."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,29 @@ class Status:
     def is_stopped(self) -> bool:
         """By SIGSTOP, or by a debugger."""
         return self.state in ("T", "t")
+
+
+class Process(NamedTuple):
+    """A line of the list of all processes: its parent, and field 22 of its stat, which tells a reused pid."""
+
+    parent: int
+    start: int
+
+
+def processes() -> dict[int, Process]:
+    """All processes that /proc shows, but those that have ended and only wait for their parent to look."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
+                fields = file.read(4096).rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if len(fields) > 19 and fields[0] not in (b"Z", b"X"):
+            found[int(name)] = Process(int(fields[1]), int(fields[19]))
+    return found
 
 
 def read_status(pid: int) -> Status:
@@ -149,16 +184,13 @@ def why_refused(status: Status) -> str:
     return f"process {pid} may not be read: it is in another user namespace, or a security module forbids it; {needed}"
 
 
-def why_no_memory(status: Status) -> str:
+def why_no_memory(why_no_file: str) -> str:
     """The right that is missing, after the kernel has refused to open the process's memory but not its mappings."""
+    as_root = "run this as root (with CAP_SYS_PTRACE)"
     scope = _yama_scope()
-    way = {
-        1: "only its parents may read it: run this as root (with CAP_SYS_PTRACE)",
-        2: "only root may read it: run this with CAP_SYS_PTRACE",
-        3: "nobody may read it",
-    }.get(scope, "run this as root (with CAP_SYS_PTRACE)")
-    where = f"kernel.yama.ptrace_scope is {scope}: " if scope else ""
-    return f"process {status.pid} keeps its recording in memory that has no file; {where}{way}"
+    who = {1: f"only its parents may: {as_root}", 2: f"only root may: {as_root}", 3: "nobody may"}
+    way = f"kernel.yama.ptrace_scope is {scope}, {who[scope]}" if scope in who else as_root
+    return f"{why_no_file}; nor may you read its memory: {way}"
 
 
 def switched_off(pid: int) -> str | None:
@@ -201,3 +233,12 @@ def _yama_scope() -> int:
             return int(file.read())
     except (OSError, ValueError):
         return 0
+
+
+def identify(socket: SupportsFileno) -> tuple[int, int] | None:
+    """Which socket it is, whatever its number; None if it is none any more."""
+    try:
+        status = os.fstat(socket.fileno())
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None

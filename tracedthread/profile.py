@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from tracedthread import layout
 from tracedthread.capture import Capture, Frame
-from tracedthread.events import EventRow, events_since, read_events
+from tracedthread.events import NONE, Events, read_events
 from tracedthread.histogram import Histogram
 from tracedthread.rows import (
     NOWHERE,
@@ -31,6 +31,9 @@ from tracedthread.rows import (
 from tracedthread.threads import read_starts, read_threads, read_waiting, starts_since, threads_since
 
 SCHEMA = "tracedthread.report/1"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_LAST = datetime.max.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Process:
     @property
     def started(self) -> datetime:
         """When the recording began."""
-        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=self.started_ns // 1000)
+        # A damaged capture can name any time, and its difference to another one a time beyond the calendar.
+        return _EPOCH + min(timedelta(microseconds=min(self.started_ns // 1000, 1 << 62)), _LAST - _EPOCH)
 
     def to_dict(self) -> dict[str, Any]:
         """The object `process`."""
@@ -92,7 +96,7 @@ class Profile:
         lost: Records that found no room, by section of the capture.
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
         starts: The audit trail, oldest first; empty unless it was asked for.
-        waiting: Waits for locks and for threads' ends that are not over, the longest first. Not in the JSON report.
+        waiting: Waits that are not over, the longest first. Not in the JSON report.
     """
 
     process: Process
@@ -102,7 +106,7 @@ class Profile:
     threads: tuple[ThreadRow, ...]
     uncovered: tuple[Uncovered, ...]
     lost: Mapping[str, int]
-    events: tuple[EventRow, ...] = ()
+    events: Events = NONE
     starts: tuple[StartRow, ...] = ()
     deadlocks: tuple[Deadlock, ...] = ()
     waiting: tuple[Waiting, ...] = ()
@@ -231,7 +235,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         uncovered=after.uncovered,
         deadlocks=after.deadlocks[len(before.deadlocks) :],
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
-        events=events_since(after.events, before.events, elapsed),
+        events=after.events.since(before.events, elapsed),
         waiting=after.waiting,
     )
 
@@ -336,6 +340,7 @@ def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
     """One site's counters, with its newest hold, which native code counts only when the next one ends."""
     fields = record._asdict()
     pending = fields.pop("pending_hold")
+    del fields["reserved"]
     hold = Histogram.from_bytes(fields.pop("hold_histogram"))
     wait = Histogram.from_bytes(fields.pop("wait_histogram"))
     if pending:
@@ -343,7 +348,9 @@ def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
         fields["hold_ticks"] += ticks
         fields["hold_max_ticks"] = max(fields["hold_max_ticks"], ticks)
         hold = hold.with_one(ticks * ns_per_tick >> 32)
-    return Stats(**fields, hold=hold, wait=wait)
+    # A copy of another process's capture can have a hold's end and not its beginning.
+    unended = max(0, record.acquisitions - record.holds_untimed - sum(hold.counts))
+    return Stats(**fields, unended=unended, hold=hold, wait=wait)
 
 
 def _lock_row(capture: Capture, index: int, site: layout.SiteRecord) -> LockRow:
@@ -423,8 +430,10 @@ _Row = TypeVar("_Row", bound=_Keyed)
 def _merge(rows: Iterable[_Row], add: Callable[[_Row, _Row], _Row]) -> list[_Row]:
     merged: dict[Hashable, _Row] = {}
     for row in rows:
-        known = merged.get(row.key)
-        merged[row.key] = row if known is None else add(known, row)
+        key = row.key  # with a whole stack in it, it takes long to hash
+        known = merged.setdefault(key, row)
+        if known is not row:
+            merged[key] = add(known, row)
     return list(merged.values())
 
 

@@ -7,7 +7,7 @@ Times are kept in clock ticks, so that sums and differences are exact; `tick_s` 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ _SUMS = (
     "own_gil_ticks",
     "gil_ticks",
     "handoff_ticks",
+    "holds_untimed",
 )
 
 
@@ -62,7 +63,14 @@ def fingerprint(lock_type: str, name: str, created: Frame) -> str:
 
 @dataclass(frozen=True)
 class Stats:
-    """Everything counted about the locks of one site. The fields are those of tt_site_stats."""
+    """
+    Everything counted about the locks of one site. The fields are those of tt_site_stats.
+
+    Args:
+        holds_untimed: Of the acquisitions, those whose hold is over and in no histogram: recording was paused in the
+            middle of it, or the lock was dropped or reset while it was held.
+        waiters, unended: Waits, and holds of the acquisitions, in progress when the counters were read.
+    """
 
     created: int = 0
     destroyed: int = 0
@@ -78,7 +86,9 @@ class Stats:
     own_gil_ticks: int = 0
     gil_ticks: int = 0
     handoff_ticks: int = 0
+    holds_untimed: int = 0
     waiters: int = 0
+    unended: int = 0
     hold: Histogram = EMPTY
     wait: Histogram = EMPTY
 
@@ -92,6 +102,7 @@ class Stats:
             hold_max_ticks=max(self.hold_max_ticks, other.hold_max_ticks),
             wait_max_ticks=max(self.wait_max_ticks, other.wait_max_ticks),
             waiters=self.waiters + other.waiters,
+            unended=self.unended + other.unended,
             hold=self.hold + other.hold,
             wait=self.wait + other.wait,
         )
@@ -102,6 +113,7 @@ class Stats:
 
         Counts, sums and histograms are exact. A maximum is exact if it grew; else it is the upper edge of the highest
         bucket that grew, too high by at most 12.5 %. `created` counts every lock that existed at some time since then.
+        What is in progress is so at the end, whenever it began.
         """
         sums = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         sums["created"] = max(0, self.created - before.destroyed)
@@ -113,6 +125,7 @@ class Stats:
             hold_max_ticks=max_since(self.hold_max_ticks, before.hold_max_ticks, hold_bound),
             wait_max_ticks=max_since(self.wait_max_ticks, before.wait_max_ticks, wait_bound),
             waiters=self.waiters,
+            unended=self.unended,
             hold=hold,
             wait=wait,
         )
@@ -168,15 +181,20 @@ class WaitRow:
         return seconds(self.max_ticks, self.tick_s)
 
     def __add__(self, other: WaitRow) -> WaitRow:
+        return self.plus([other])
+
+    def plus(self, others: Sequence[WaitRow]) -> WaitRow:
+        """All of them in one, with the stack of this one."""
+        rows = [self, *others]
         return replace(
             self,
-            count=self.count + other.count,
-            wait_ticks=self.wait_ticks + other.wait_ticks,
-            own_gil_ticks=self.own_gil_ticks + other.own_gil_ticks,
-            max_ticks=max(self.max_ticks, other.max_ticks),
-            timeouts=self.timeouts + other.timeouts,
-            interrupted=self.interrupted + other.interrupted,
-            waker=self.waker or other.waker,
+            count=sum(row.count for row in rows),
+            wait_ticks=sum(row.wait_ticks for row in rows),
+            own_gil_ticks=sum(row.own_gil_ticks for row in rows),
+            max_ticks=max(row.max_ticks for row in rows),
+            timeouts=sum(row.timeouts for row in rows),
+            interrupted=sum(row.interrupted for row in rows),
+            waker=next((row.waker for row in rows if row.waker), ""),
         )
 
     def since(self, before: WaitRow) -> WaitRow:
@@ -253,12 +271,17 @@ class BlameRow:
         return seconds(self.max_ticks, self.tick_s)
 
     def __add__(self, other: BlameRow) -> BlameRow:
+        return self.plus([other])
+
+    def plus(self, others: Sequence[BlameRow]) -> BlameRow:
+        """All of them in one, with the stack of this one."""
+        rows = [self, *others]
         return replace(
             self,
-            holds=self.holds + other.holds,
-            blame_ticks=self.blame_ticks + other.blame_ticks,
-            max_ticks=max(self.max_ticks, other.max_ticks),
-            waiters=self.waiters + other.waiters,
+            holds=sum(row.holds for row in rows),
+            blame_ticks=sum(row.blame_ticks for row in rows),
+            max_ticks=max(row.max_ticks for row in rows),
+            waiters=sum(row.waiters for row in rows),
         )
 
     def since(self, before: BlameRow) -> BlameRow:
@@ -414,6 +437,7 @@ class ThreadRow:
         lifetime_ticks: How long it has run.
         cpu_ns: Processor time, up to its end or to the moment when its process last looked; 0 if it never did.
         wait_count: Waits for locks.
+        blamed_ticks: What others waited because of its holds. Of `(other)` also what is nobody's that is known.
     """
 
     ident: int
@@ -436,6 +460,7 @@ class ThreadRow:
     threads: int = 1
     parent: str = ""
     stack: tuple[Frame, ...] = ()
+    blamed_ticks: int = 0
 
     @property
     def key(self) -> Hashable:
@@ -473,6 +498,11 @@ class ThreadRow:
         return seconds(self.own_gil_ticks, self.tick_s)
 
     @property
+    def blocked_others_s(self) -> float:
+        """What others waited because it held a lock, summed over them."""
+        return seconds(self.blamed_ticks, self.tick_s)
+
+    @property
     def latency_s(self) -> float:
         """From the call that started it to its first instruction."""
         return seconds(self.latency_ticks, self.tick_s)
@@ -498,6 +528,7 @@ class ThreadRow:
             idle_ticks=max(0, self.idle_ticks - other.idle_ticks),
             resource_ticks=max(0, self.resource_ticks - other.resource_ticks),
             own_gil_ticks=max(0, self.own_gil_ticks - other.own_gil_ticks),
+            blamed_ticks=max(0, self.blamed_ticks - other.blamed_ticks),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -527,6 +558,7 @@ class ThreadRow:
             "idle_s": self.idle_s,
             "resource_s": self.resource_s,
             "own_gil_s": self.own_gil_s,
+            "blocked_others_s": self.blocked_others_s,
         }
 
 
@@ -613,7 +645,7 @@ class Deadlock:
 @dataclass(frozen=True)
 class Waiting:
     """
-    A wait for a lock, or for a thread's end, that was not over when the recording was read.
+    A wait that was not over when the recording was read.
 
     Args:
         thread: Its name.

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from tracedthread import layout
 from tracedthread.capture import Capture
-from tracedthread.procfs import Refused, Status, read_status, switched_off, why_no_memory, why_refused
+from tracedthread.procfs import Refused, Status, Unrecorded, read_status, switched_off, why_no_memory, why_refused
 
 MEMFD = "/memfd:tracedthread (deleted)"
 
@@ -34,6 +34,8 @@ class Mapping(NamedTuple):
     end: int
     permissions: str
     offset: int
+    device: int
+    inode: int
     path: str
 
 
@@ -64,10 +66,23 @@ class Target:
             return Capture.from_descriptor(self._fd)
         return Capture.from_range(self._fd, self._mapping.start, self._mapping.end - self._mapping.start)
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """The open file that the capture is in, and where it begins there."""
+        return self._fd, self._mapping.start if self._mapping else 0
+
     def look_again(self) -> Status:
-        """The process's status now."""
-        self.status = read_status(self.status.pid)
-        return self.status
+        """
+        The process's status now.
+
+        Raises:
+            Refused: It has ended; its number may be another process's by now.
+        """
+        status = read_status(self.status.pid)
+        if status.start != self.status.start:
+            raise Refused(f"process {status.pid} has just ended; another one has its number now")
+        self.status = status
+        return status
 
     def __enter__(self) -> Target:
         return self
@@ -95,20 +110,19 @@ def _open_door(status: Status) -> tuple[int, Mapping | None]:
     except PermissionError:
         raise Refused(why_refused(status)) from None
     for mapping in mappings:
-        for path in _paths(pid, mapping):
-            if (fd := _open_capture(path, status)) is not None:
-                return fd, None
+        if (fd := _open_file(mapping, status)) is not None:
+            return fd, None
     try:
         memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError:
-        if any(_is_surely_capture(mapping) for mapping in mappings):
-            raise Refused(why_no_memory(status)) from None
+        for mapping in filter(_is_surely_capture, mappings):
+            raise Refused(why_no_memory(_why_no_file(pid, mapping))) from None
         raise Refused(_why_nothing(pid, memory_read=False)) from None
     for mapping in mappings:
         if _is_capture_of(memory, mapping.start, mapping.end - mapping.start, status):
             return memory, mapping
     os.close(memory)
-    raise Refused(_why_nothing(pid, memory_read=True))
+    raise Unrecorded(_why_nothing(pid, memory_read=True))
 
 
 def _why_nothing(pid: int, *, memory_read: bool) -> str:
@@ -127,7 +141,10 @@ def _mappings(pid: int) -> Iterator[Mapping]:
             fields = line.split(None, 5)
             start, _, end = fields[0].partition(b"-")
             path = os.fsdecode(fields[5]).replace("\\012", "\n") if len(fields) > 5 else ""
-            yield Mapping(int(start, 16), int(end, 16), fields[1].decode(), int(fields[2], 16), path)
+            major, _, minor = fields[3].partition(b":")
+            device = os.makedev(int(major, 16), int(minor, 16))
+            permissions, offset, inode = fields[1].decode(), int(fields[2], 16), int(fields[4])
+            yield Mapping(int(start, 16), int(end, 16), permissions, offset, device, inode, path)
 
 
 def _may_be_capture(mapping: Mapping) -> bool:
@@ -142,12 +159,41 @@ def _is_surely_capture(mapping: Mapping) -> bool:
     return mapping.path == MEMFD or mapping.path.removesuffix(" (deleted)").endswith(".ttc")
 
 
-def _paths(pid: int, mapping: Mapping) -> list[str]:
+def _why_no_file(pid: int, mapping: Mapping) -> str:
+    if mapping.path == MEMFD:
+        return f"process {pid} has closed the descriptor of its recording"
+    what = f"{mapping.path.removesuffix(' (deleted)')}, which process {pid} records to,"
+    if mapping.path.endswith(" (deleted)"):
+        return f"{what} is deleted"
+    try:
+        found = os.lstat(_path_in_root(pid, mapping))
+    except OSError as exc:
+        return f"{what} may not be opened: {exc.strerror}"
+    if not _is_same(found, mapping):
+        return f"{what} is not to be found by that name"
+    return f"{what} may not be opened: it is uid {found.st_uid}'s, mode {stat.S_IMODE(found.st_mode):o}"
+
+
+def _open_file(mapping: Mapping, status: Status) -> int | None:
+    """A descriptor, if what is mapped is a file, and this process's capture."""
     if not mapping.path:
-        return []
-    exact = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
-    # A path may by now lead to another file: the header tells.
-    return [exact] if mapping.path.endswith(" (deleted)") else [f"/proc/{pid}/root{mapping.path}", exact]
+        return None
+    if not mapping.path.endswith(" (deleted)"):
+        fd = _open_capture(_path_in_root(status.pid, mapping), status, mapping)
+        if fd is not None:
+            return fd
+    return _open_capture(f"/proc/{status.pid}/map_files/{mapping.start:x}-{mapping.end:x}", status)
+
+
+def _path_in_root(pid: int, mapping: Mapping) -> str:
+    # It may lead elsewhere: by now, or to somebody in another root; also by links, which lead out of that root.
+    return f"/proc/{pid}/root{mapping.path}"
+
+
+def _is_same(found: os.stat_result, mapping: Mapping) -> bool:
+    """Whether this is the file that is mapped."""
+    # overlayfs and btrfs give each file a device that is none, and that the mapping does not show.
+    return found.st_ino == mapping.inode and (found.st_dev == mapping.device or os.major(found.st_dev) == 0)
 
 
 def _link(path: str) -> str:
@@ -157,15 +203,28 @@ def _link(path: str) -> str:
         return ""
 
 
-def _open_capture(path: str, status: Status) -> int | None:
-    """A descriptor, if the file at `path` is this process's capture."""
+def _open_capture(path: str, status: Status, mapping: Mapping | None = None) -> int | None:
+    """
+    A descriptor, if the file at `path` is this process's capture.
+
+    Args:
+        mapping: What the file must be, where a name leads to it; None for those links in /proc that are the file.
+    """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a device may do something
-            return None
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        # Looked at before it is opened, for opening a device may do something.
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC | (os.O_NOFOLLOW if mapping is not None else 0))
     except OSError:
         return None
-    if _is_capture_of(fd, 0, os.fstat(fd).st_size, status):
+    try:
+        found = os.fstat(place)
+        if not stat.S_ISREG(found.st_mode) or (mapping is not None and not _is_same(found, mapping)):
+            return None
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    finally:
+        os.close(place)
+    if _is_capture_of(fd, 0, found.st_size, status):
         return fd
     os.close(fd)
     return None

@@ -18,7 +18,7 @@ def read_threads(capture: Capture) -> Iterable[ThreadRow]:
     records = list(capture.threads())
     reused = sum(record.generation for record in records)
     for index, record in enumerate(records):
-        counted = record.wait_ticks or record.idle_ticks or record.resource_ticks
+        counted = record.wait_ticks or record.idle_ticks or record.resource_ticks or record.blamed_ticks
         if not (counted or reused if index == 0 else counted or record.state != layout.THREAD_FREE):
             continue
         began = record.run_ticks or record.start_ticks
@@ -45,12 +45,13 @@ def read_threads(capture: Capture) -> Iterable[ThreadRow]:
             threads=1 if index else reused,
             parent=thread_name(capture, parent) if parent is not None and is_parent else "",
             stack=capture.stack(record.stack),
+            blamed_ticks=record.blamed_ticks,
         )
 
 
 def read_waiting(capture: Capture) -> tuple[Waiting, ...]:
     """
-    Waits for locks and for threads' ends that are not over, the longest first.
+    Waits that are not over, the longest first.
 
     Raises:
         CaptureError: The capture is damaged.
@@ -59,8 +60,6 @@ def read_waiting(capture: Capture) -> tuple[Waiting, ...]:
     found = []
     for _, record in sorted(capture.waiting(), key=lambda pair: (pair[1].wait_since, pair[0])):
         kind = layout.KINDS[record.wait_kind]
-        if kind not in layout.CONTENTION_KINDS and kind != "join":
-            continue
         lock, created = "", NOWHERE
         if kind == "join" or record.wait_site >= len(sites):
             pass
@@ -126,7 +125,7 @@ def threads_since(after: Iterable[ThreadRow], before: Iterable[ThreadRow], elaps
         if row.is_other:
             for earlier in [*([old] if old else []), *(replace(one, threads=0) for one in gone)]:
                 row = row.less(earlier)
-            if row.threads or row.wait_ticks or row.idle_ticks or row.resource_ticks:
+            if row.threads or row.wait_ticks or row.idle_ticks or row.resource_ticks or row.blamed_ticks:
                 yield row
         elif old is None:
             yield replace(row, started_ticks=max(0, row.started_ticks - elapsed))

@@ -25,6 +25,7 @@ class Pending:
         thread: The name of the one who waits or holds.
         elapsed_ticks: So far; if it `is_minimum`, at least: the process was killed, and nobody knows when.
         stack: Where it waits; for a hold where its owner was when somebody last looked, empty if nobody did.
+        is_counted: Whether its lock's `waiters` or `unended` count it: not a hold that a forked child was born with.
     """
 
     of: str
@@ -34,6 +35,7 @@ class Pending:
     elapsed_ticks: int
     stack: tuple[Frame, ...]
     is_minimum: bool = False
+    is_counted: bool = True
 
 
 def pending(capture: Capture) -> tuple[Pending, ...]:
@@ -65,7 +67,8 @@ def _holds(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending
             name = thread_name(capture, owner) if owner is not None and known else ""
             elapsed = max(0, capture.end_ticks - record.held_since)
             lock, stack = _lock(capture, sites, record.site), capture.stack(record.owner_stack)
-            yield Pending("hold", *lock, name, elapsed, stack, capture.state == "killed")
+            is_counted = record.held_since > capture.header.first_ticks
+            yield Pending("hold", *lock, name, elapsed, stack, capture.state == "killed", is_counted)
 
 
 def _lock(capture: Capture, sites: list[layout.SiteRecord], index: int) -> tuple[str, Frame]:

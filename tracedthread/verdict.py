@@ -112,7 +112,12 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
                 f"a {limit.measure.of} of {lock.name} was in progress when the process was killed, and how long it "
                 "lasted is not known"
             )
-    if not any(map(_was_used, locks)):
+        if limit.measure.of == "hold" and (number := lock.stats.holds_untimed):
+            notes.append(
+                f"{number:,} hold{'' if number == 1 else 's'} of {lock.name}, how long is not known: recording was "
+                "paused meanwhile, or the lock was dropped or reset while it was held"
+            )
+    if not any(_was_used(lock) or (limit.measure.of == "hold" and lock.stats.unended) for lock in locks):
         problems.append(f"{_listed(sorted(names))} was created, but nobody has taken it")
     if (profile.lost.get("sites") or profile.lost.get("strings")) and any(
         lock.name in ("", OTHER) and _may_hide(lock, limit) for lock in profile.locks
@@ -137,12 +142,8 @@ def _unknown_lock(profile: Profile, limit: Limit) -> str:
 
 def _untimed(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> int:
     """Waits or holds, as the limit has it, of which neither the end is known nor the start."""
-    timed = sum(one.of == limit.measure.of for one in pending)
-    if limit.measure.of == "wait":
-        return lock.stats.waiters - timed
-    if limit.measure.of == "hold":
-        return lock.stats.acquisitions - sum(lock.stats.hold.counts) - timed
-    return 0
+    in_progress = {"wait": lock.stats.waiters, "hold": lock.stats.unended}.get(limit.measure.of, 0)
+    return in_progress - sum(one.of == limit.measure.of and one.is_counted for one in pending)
 
 
 def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Reading:

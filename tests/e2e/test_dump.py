@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,41 @@ def test_the_capture_is_found(before: str, options: tuple[str, ...], tmp_path: P
         until(pid_of(child), lambda dump: dump.deadlocks)
 
 
+PLANT = """
+jail = os.getcwd()
+inside = jail + jail                # where the path that others see leads to, seen from within
+os.makedirs(inside)
+spoilt = bytearray(open("app.ttc", "rb").read())
+spoilt[20:24] = b"\\xff" * 4        # the size of the whole, behind magic, ABI and header_size
+open(jail + "/planted", "wb").write(spoilt)
+"""
+
+
+@as_root
+@pytest.mark.parametrize(
+    "plant",
+    [
+        "os.symlink(jail + '/planted', inside + '/app.ttc')",
+        "os.rename(jail + '/planted', inside + '/app.ttc')",
+        "os.mkfifo(inside + '/app.ttc')",
+    ],
+)
+def test_a_file_in_the_place_of_the_recording_is_not_taken_for_it(plant: str, tmp_path: Path) -> None:
+    hang = DEADLOCKS["AB-BA"][0]
+    with program(tmp_path, f"{PLANT}{plant}\nos.chroot(jail)\n{hang}", "-o", "app.ttc") as child:
+        until(pid_of(child), lambda dump: dump.deadlocks)
+
+
+def test_a_process_id_that_is_used_again_is_not_taken_for_the_same_process(tmp_path: Path) -> None:
+    with program(tmp_path, "hang()") as child:
+        pid = pid_of(child)
+        with Target(pid) as target:
+            assert target.look_again().start == target.status.start
+            target.status = replace(target.status, start=target.status.start - 1)
+            with pytest.raises(Refused, match=f"^process {pid} has just ended; another one has its number now$"):
+                target.look_again()
+
+
 IN_CHILD = "pid = os.fork()\nif pid == 0:\n  {}\n  ring([Lock(), Lock()]); hang()\nsay(); os.waitpid(pid, 0)"
 
 
@@ -428,6 +464,46 @@ def test_root_without_the_capability(tmp_path: Path) -> None:
             f"Refused: process {pid} has capabilities that you lack: root lacks CAP_SYS_PTRACE here, give it that "
             "(`docker run --cap-add SYS_PTRACE`)"
         )
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "told"),
+    [
+        ("os.closerange(3, 1024)", (), "process {} has closed the descriptor of its recording"),
+        ("os.unlink('app.ttc')", ("-o", "app.ttc"), "{file}, which process {} records to, is deleted"),
+        ("", ("-o", "app.ttc"), "{file}, which process {} records to, may not be opened: it is uid {uid}'s, mode 600"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("scope", "way"),
+    [
+        ("0", "run this as root (with CAP_SYS_PTRACE)"),
+        ("1", "kernel.yama.ptrace_scope is 1, only its parents may: run this as root (with CAP_SYS_PTRACE)"),
+        ("3", "kernel.yama.ptrace_scope is 3, nobody may"),
+    ],
+)
+def test_who_may_read_neither_the_recording_nor_memory_is_told_why(
+    before: str,
+    options: tuple[str, ...],
+    told: str,
+    scope: str,
+    way: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = os.open
+
+    def refuse(path: str, *rest: int) -> int:
+        if path.endswith(("/mem", "app.ttc")) or "/map_files/" in path:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *rest)
+
+    with program(tmp_path, before + "\nhang()", *options) as child:
+        pid = pid_of(child)
+        monkeypatch.setattr("tracedthread.target.os.open", refuse)
+        monkeypatch.setattr("tracedthread.procfs._yama_scope", lambda: int(scope))
+        reason = told.format(pid, file=tmp_path / "app.ttc", uid=os.geteuid())
+        assert refusal(pid) == f"{reason}; nor may you read its memory: {way}"
 
 
 def test_a_capture_that_somebody_has_spoilt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

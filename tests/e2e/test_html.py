@@ -7,8 +7,6 @@ under CI, where that is a failure.
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, Keys
-from selenium.webdriver.chrome.service import Service
+from browser import chromium
+from selenium.webdriver import ActionChains, Chrome, Keys
 
 from tracedthread.capture import Capture
 from tracedthread.export import render
@@ -28,31 +26,13 @@ import capture_builder as cb
 
 pytestmark = pytest.mark.timeout(300)
 
-FLAGS = (
-    "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
-    "disable-sync window-size=1200,1000"
-)
 NASTY = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
 
 @pytest.fixture(scope="module")
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        missing = "chromium" if browser is None else "chromedriver"
-        if os.environ.get("CI"):
-            pytest.fail(f"{missing} is not installed: apt-get install chromium chromium-driver")
-        pytest.skip(f"{missing} is not installed")
-    options = ChromeOptions()
-    options.binary_location = browser
-    for flag in FLAGS.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = Chrome(options=options, service=Service(driver))
-    yield chrome
-    chrome.quit()
+    with chromium(tmp_path_factory.mktemp("chromium")) as chrome:
+        yield chrome
 
 
 class Page:
@@ -299,13 +279,17 @@ def test_recording_without_anything_opens(chrome: Chrome, tmp_path: Path) -> Non
 
 
 def test_large_recording_opens_and_says_what_is_left_out(chrome: Chrome, tmp_path: Path) -> None:
-    of = Profile.from_capture(Capture.from_buffer(cb.example(grown=True).build()))
-    event, lock = of.events[-1], of.locks[0]
-    events = tuple(event._replace(sequence=n, start_ticks=n * 2_000, end_ticks=n * 3_000) for n in range(1, 12_001))
-    locks = tuple(replace(lock, name=f"Lock{number}._lock") for number in range(2_100))
+    builder = cb.example(grown=True)
+    site, places = builder.site("Many._lock", ("create", "/srv/app.py", 1)), [("take", "/srv/app.py", 2)]
+    builder.events.clear()
+    builder.events_written = 0
+    for number in range(1, 12_001):
+        builder.event(site, places, number * 1_000, number * 1_500, thread=1, holder=2, release=places)
+    of = Profile.from_capture(Capture.from_buffer(builder.build()))
+    locks = tuple(replace(of.locks[0], name=f"Lock{number}._lock") for number in range(2_100))
     path = tmp_path / "report.html"
     with path.open("w", encoding="ascii") as file:
-        render(replace(of, events=events, locks=locks), "html", file)
+        render(replace(of, locks=locks), "html", file)
     page = Page(chrome, path)
     assert page.text("#time-left").startswith(
         "2,000 of 12,000 waits are not drawn one by one: the shortest; contention"

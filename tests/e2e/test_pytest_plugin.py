@@ -259,6 +259,44 @@ def test_checkout():
     result.assert_outcomes(errors=1)
 
 
+def test_a_hold_from_before_the_test_hides_none_that_goes_on(run) -> None:
+    result = run("""
+@pytest.fixture
+def cache():
+    cache = PriceCache()
+    cache._lock.acquire()
+    return cache
+@pytest.mark.limit_lock_hold("5 s", lock="PriceCache._lock")
+def test_hands_over(cache):
+    cache._lock.release()
+    cache._lock.acquire()
+@pytest.mark.limit_lock_hold("5 s", lock="PriceCache._lock")
+def test_ends_it(cache):
+    cache._lock.release()
+""")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*1 of the holds of PriceCache._lock had not ended*"])
+
+
+def test_a_pause_before_the_test_does_not_matter(run) -> None:
+    run("""
+import tracedthread
+@pytest.fixture
+def cache():
+    cache = PriceCache()
+    cache._lock.acquire()
+    tracedthread.pause()
+    cache._lock.release()
+    cache._lock.acquire()
+    tracedthread.resume()
+    yield cache
+@pytest.mark.limit_lock_hold("5 s", lock="PriceCache._lock")
+def test_checkout(cache):
+    cache._lock.release()
+    checkout(cache, 0)
+""").assert_outcomes(passed=1)
+
+
 def test_nothing_is_patched_or_imported_unless_it_is_asked_for(run) -> None:
     run("""
 import sys, _thread

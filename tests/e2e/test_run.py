@@ -345,6 +345,34 @@ def test_no_recording_is_told_of_when_there_was_no_program(
     assert start([*RUN, *options, *arguments], tmp_path).stderr == stock.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["missing.py"], ["-m", "missing"], ["-m", "empty"], ["empty"], ["-m", "package.missing"]]
+)
+def test_no_file_is_left_when_there_was_no_program(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "package" / "__init__.py", "")
+    stock = start([sys.executable, *arguments], tmp_path)
+    ours = start([*RUN, "-o", "app.ttc", *arguments], tmp_path)
+    assert (ours.returncode, ours.stdout, ours.stderr) == (stock.returncode, stock.stdout, stock.stderr)
+    assert not (tmp_path / "app.ttc").exists()
+
+
+def test_older_recording_is_not_overwritten_for_a_script_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "app.ttc").write_text("old")
+    assert start([*RUN, "--force", "-o", "app.ttc", "missing.py"], tmp_path).returncode == 2
+    assert (tmp_path / "app.ttc").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "end", ["1/0", "raise KeyboardInterrupt", "import sys; sys.exit(3)", "import sys; sys.exit('no')"]
+)
+def test_recording_of_a_package_that_did_not_get_to_its_module_is_kept(tmp_path: Path, end: str) -> None:
+    write(tmp_path / "package" / "__init__.py", end)
+    write(tmp_path / "package" / "there.py", "")
+    assert start([*RUN, "-o", "app.ttc", "-m", "package.there"], tmp_path).returncode != 0
+    assert (tmp_path / "app.ttc").exists()
+
+
 @pytest.mark.parametrize("arguments", [["there.py"], ["-m", "there"], ["folder"], ["-"]])
 def test_recording_of_a_program_that_failed_is_told_of(tmp_path: Path, arguments: list[str]) -> None:
     write(tmp_path / "there.py", "1/0")

@@ -143,6 +143,15 @@ static uint64_t blame_sum(uint32_t site)
     return sum;
 }
 
+// Every hold that was counted has ended, timed or not.
+static void check_holds(uint32_t site)
+{
+    const tt_site_stats *s = &tt_the_segment.stats[site];
+    uint64_t timed = s->pending_hold != 0;
+    for (int i = 0; i < TT_HISTOGRAM_BUCKETS; i++) timed += s->hold_histogram[i];
+    CHECK(s->acquisitions == timed + s->holds_untimed && (pausing || s->holds_untimed == 0));
+}
+
 static void check_closed(uint32_t site)
 {
     const tt_site_stats *s = &tt_the_segment.stats[site];
@@ -224,6 +233,7 @@ static void run(unsigned seed)
     tt_recording_set(1);
     CHECK(lock.word == 0 && tt_the_segment.stats[lock.site].waiters == 0);
     check_closed(lock.site);
+    check_holds(lock.site);
     if (!pausing) check_truth(lock.site);
     for (uint64_t i = 1; i < tt_the_segment.sections[TT_CONTENDED].used; i++) CHECK(tt_the_segment.contended[i].lock == 0);
 }

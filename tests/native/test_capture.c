@@ -1,8 +1,10 @@
 // The capture: ids, full sections, text, the histogram's edges, files.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "check.h"
 #include "clock.h"
@@ -99,16 +101,18 @@ static void test_waits_and_holds_across_a_pause_are_not_counted(void)
     tt_lock l = {.site = TT_SITE_OTHER};
     tt_site_stats *s = &tt_the_segment.stats[TT_SITE_OTHER];
     uint64_t acquisitions = s->acquisitions, pending = s->pending_hold, contended = s->contended, start = tt_ticks();
+    uint64_t untimed = s->holds_untimed;
     tt_hold_begin(&l);
     tt_recording_set(0);
     tt_recording_set(1);
     tt_hold_end(&l);
     tt_wait_record(&(tt_wait){.start = start, .end = tt_ticks(), .site = TT_SITE_OTHER, .kind = TT_KIND_LOCK});
     CHECK(s->acquisitions == acquisitions + 1 && s->pending_hold == pending && s->contended == contended);
+    CHECK(s->holds_untimed == untimed + 1);
     tt_recording_set(0);
     tt_hold_begin(&l);
     tt_hold_end(&l);
-    CHECK(s->acquisitions == acquisitions + 1 && l.held_since == 0);
+    CHECK(s->acquisitions == acquisitions + 1 && s->holds_untimed == untimed + 1 && l.held_since == 0);
     tt_recording_set(1);
 }
 
@@ -138,11 +142,57 @@ static void test_files(const char *folder)
     CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600 && (uint64_t)st.st_size == tt_capture_size());
 }
 
+static uint64_t acquisitions_in(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    uint64_t value = 0, at = tt_the_segment.sections[TT_STATS].offset + TT_SITE_OTHER * sizeof(tt_site_stats);
+    CHECK(file && fseek(file, (long)(at + offsetof(tt_site_stats, acquisitions)), SEEK_SET) == 0);
+    CHECK(fread(&value, sizeof value, 1, file) == 1 && fclose(file) == 0);
+    return value;
+}
+
+static void check_child(pid_t pid)
+{
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+// A forked child's file is mapped first, which takes its time, and used from the move on. Nothing of the meanwhile is lost.
+static void test_a_childs_capture_moves_to_its_file(const char *folder)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/child.ttc", folder);
+    CHECK(tt_capture_move() == 0);   // nothing to do
+    uint64_t *acquisitions = &tt_the_segment.stats[TT_SITE_OTHER].acquisitions;
+    *acquisitions = 100;
+    pid_t pid = fork();
+    if (pid == 0) {
+        ++*acquisitions;
+        CHECK(tt_capture_open(path, 0, NULL, "t", "0") == 0);
+        ++*acquisitions;
+        pid_t grandchild = fork();
+        if (grandchild == 0) {   // it is not its file
+            CHECK(tt_capture_move() == 0);
+            *acquisitions = 7;
+            _exit(0);
+        }
+        check_child(grandchild);
+        CHECK(acquisitions_in(path) == 0);
+        CHECK(tt_capture_move() == 0 && acquisitions_in(path) == 2);
+        ++*acquisitions;
+        CHECK(tt_capture_move() == 0 && acquisitions_in(path) == 3);
+        _exit(0);
+    }
+    check_child(pid);
+    CHECK(*acquisitions == 100);
+}
+
 int main(int argc, char **argv)
 {
     alarm(120);
     if (argc > 1) {
         test_files(argv[1]);
+        test_a_childs_capture_moves_to_its_file(argv[1]);
         puts("ok");
         return 0;
     }

@@ -61,6 +61,13 @@ static uint64_t sum(const uint64_t *histogram)
     return n;
 }
 
+// Holds that were counted as acquisitions and have not ended.
+static uint64_t unended(uint32_t site)
+{
+    const tt_site_stats *s = &tt_the_segment.stats[site];
+    return s->acquisitions - sum(s->hold_histogram) - (s->pending_hold != 0) - s->holds_untimed;
+}
+
 static void *work(void *argument)
 {
     unsigned seed = (unsigned)(uintptr_t)argument;
@@ -216,6 +223,105 @@ static void test_queue_is_void_after_fork(void)
     pthread_join(thread, NULL);
 }
 
+// However a hold ends that was counted as an acquisition, it is in the histogram or counted as untimed, once.
+static void test_every_hold_ends_timed_or_untimed(void)
+{
+    tt_lock l = {.site = lock.site};
+    tt_site_stats *s = &tt_the_segment.stats[l.site];
+    uint64_t acquisitions = s->acquisitions, untimed = s->holds_untimed, before = unended(l.site);
+    CHECK(acquire(&l, 0, false) && unended(l.site) == before + 1);
+    release(&l);
+    CHECK(unended(l.site) == before && s->holds_untimed == untimed);
+
+    acquire(&l, 0, false);
+    tt_recording_set(0);   // recorded when it begins, but not when it ends
+    CHECK(unended(l.site) == before + 1);
+    release(&l);
+    CHECK(unended(l.site) == before && s->holds_untimed == untimed + 1);
+    acquire(&l, 0, false);   // never
+    release(&l);
+    acquire(&l, 0, false);   // when it ends, but not when it begins
+    tt_recording_set(1);
+    release(&l);
+    CHECK(s->acquisitions == acquisitions + 2 && s->holds_untimed == untimed + 1);
+
+    acquire(&l, 0, false);   // at both, but not in between
+    tt_recording_set(0);
+    tt_recording_set(1);
+    release(&l);
+    CHECK(unended(l.site) == before && s->holds_untimed == untimed + 2);
+
+    acquire(&l, 0, false);
+    tt_lock_reset(&l);
+    tt_lock_reset(&l);   // a free one
+    CHECK(unended(l.site) == before && s->holds_untimed == untimed + 3);
+
+    acquire(&l, 0, false);
+    tt_lock_dispose(&l);
+    CHECK(unended(l.site) == before && s->holds_untimed == untimed + 4);
+
+    l = (tt_lock){.site = TT_SITE_WAITER};   // not counted at all
+    acquire(&l, 0, false);
+    tt_lock_dispose(&l);
+    CHECK(tt_the_segment.stats[TT_SITE_WAITER].holds_untimed == 0);
+    CHECK(s->acquisitions == acquisitions + 5);
+}
+
+// A lock that is handed to a waiter is its own from then on; somebody else may release it before the waiter comes to run.
+static void test_a_hold_that_another_thread_ends_before_it_is_noticed_is_untimed(void)
+{
+    tt_lock l = {.site = lock.site};
+    tt_site_stats *s = &tt_the_segment.stats[l.site];
+    uint64_t acquisitions = s->acquisitions, untimed = s->holds_untimed, before = unended(l.site);
+    acquire(&l, 0, false);
+    tt_waiter *w = tt_waiter_new();
+    CHECK(w && tt_lock_enqueue(&l, w));
+    usleep(2000);
+    for (int i = 0; i < 2; i++) {   // passed over once, it is given the lock
+        release(&l);
+        if (i == 0) CHECK(acquire(&l, 0, false) && !tt_lock_claim(&l, w));
+    }
+    CHECK(w->granted && tt_lock_held(&l) && unended(l.site) == before);
+    release(&l);
+    CHECK(w->ended && tt_lock_claim(&l, w));
+    tt_hold_missed(&l);
+    tt_waiter_free(w);
+    CHECK(s->acquisitions == acquisitions + 3 && s->holds_untimed == untimed + 1 && unended(l.site) == before);
+    tt_recording_set(0);
+    tt_hold_missed(&l);
+    tt_recording_set(1);
+    CHECK(s->acquisitions == acquisitions + 3 && s->holds_untimed == untimed + 1);
+}
+
+// A child's counters start at zero: the holds it is born with were counted by its parent.
+static void test_a_hold_from_before_a_fork_is_none_of_the_child(void)
+{
+    tt_lock released = {.site = lock.site}, reset = released, dropped = released;
+    take_gil();
+    acquire(&released, 0, false);
+    acquire(&reset, 0, false);
+    acquire(&dropped, 0, false);
+    pid_t pid = fork();
+    if (pid == 0) {
+        release(&released);
+        tt_lock_reset(&reset);
+        tt_lock_dispose(&dropped);
+        const tt_site_stats *s = &tt_the_segment.stats[lock.site];
+        bool good = s->acquisitions == 0 && s->holds_untimed == 0;
+        acquire(&released, 0, false);
+        tt_lock_dispose(&released);
+        _exit(good && s->acquisitions == 1 && s->holds_untimed == 1 ? 0 : 1);
+    }
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    uint64_t before = unended(lock.site);
+    release(&released);
+    tt_lock_reset(&reset);
+    tt_lock_dispose(&dropped);
+    CHECK(unended(lock.site) == before - 3);
+    drop_gil();
+}
+
 int main(int argc, char **argv)
 {
     alarm(300);
@@ -226,6 +332,9 @@ int main(int argc, char **argv)
     lock.site = tt_intern_site(&site);
     CHECK(lock.site == TT_SITE_FIRST);
     test_exclusion_and_exact_counts();
+    test_every_hold_ends_timed_or_untimed();
+    test_a_hold_that_another_thread_ends_before_it_is_noticed_is_untimed();
+    test_a_hold_from_before_a_fork_is_none_of_the_child();
     test_passed_over_waiter_is_handed_the_lock();
     test_reset_of_a_held_lock_wakes_its_waiters();
     test_queue_is_void_after_fork();

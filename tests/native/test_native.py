@@ -93,6 +93,10 @@ def test_blame(build: Callable[[str], Path], sanitizer: str) -> None:
     assert output.endswith("ok\n")
 
 
+def test_carry(build: Callable[[str], Path]) -> None:
+    assert run(build("test_carry")).endswith("ok\n")
+
+
 def test_capture(build: Callable[[str], Path], tmp_path: Path) -> None:
     program = build("test_capture")
     assert run(program).endswith("ok\n")

@@ -56,12 +56,17 @@ static void *run(void *memory)
     job j = *(job *)memory;
     free(memory);
     take_gil();
-    tt_thread_begin(j.record, (void *)0x1234);
+    tt_thread_begin(j.record, tt_ticks(), (void *)0x1234);
     if (j.function) j.function(j.argument);
     tt_thread_end();
     drop_gil();
     return NULL;
 }
+
+static long started_in_all;
+
+static const tt_totals *totals(void) { return tt_the_segment.totals; }
+static long begun_and_not_ended(void) { return (long)(totals()->begun - totals()->ended); }
 
 // With the interpreter lock.
 static pthread_t start(uint32_t record, void (*function)(void *), void *argument)
@@ -71,6 +76,7 @@ static pthread_t start(uint32_t record, void (*function)(void *), void *argument
     CHECK(j);
     *j = (job){record, function, argument};
     CHECK(pthread_create(&thread, NULL, run, j) == 0);
+    started_in_all++;
     return thread;
 }
 
@@ -322,6 +328,14 @@ static void test_when_all_records_are_taken_row_0_is_everybodys(void)
     finish(start(again, NULL, NULL));
 }
 
+static void test_every_start_is_counted_with_or_without_a_record(void)
+{
+    uint64_t in_histogram = 0;
+    for (int i = 0; i < TT_HISTOGRAM_BUCKETS; i++) in_histogram += totals()->start_histogram[i];
+    CHECK(in_histogram == totals()->started && started_in_all == (long)totals()->started);
+    CHECK(begun_and_not_ended() == 1 && totals()->begun > totals()->started && totals()->start_ticks);
+}
+
 static void test_the_trail_is_a_ring_and_off_until_asked_for(void)
 {
     const tt_section *s = &tt_the_segment.sections[TT_STARTS];
@@ -350,6 +364,7 @@ static void test_the_trail_is_a_ring_and_off_until_asked_for(void)
 
 static bool good_child(void)
 {
+    if (begun_and_not_ended() != 1 || totals()->started) return false;   // it alone is there, and nothing is inherited
     const tt_thread_record *r = tt_thread_known();
     if (!r || tt_thread_current_index() != 1 || section()->used != 2 || section()->lost != 0) return false;
     if (r->state != TT_THREAD_RUNNING || r->native_id != (uint32_t)getpid() || strcmp(r->label, "its parent")) return false;
@@ -397,6 +412,7 @@ int main(int argc, char **argv)
     test_the_processor_time_of_a_living_thread_is_sampled();
     test_records_are_used_again_and_their_sums_are_kept();
     test_when_all_records_are_taken_row_0_is_everybodys();
+    test_every_start_is_counted_with_or_without_a_record();
     test_the_trail_is_a_ring_and_off_until_asked_for();
     test_a_forks_child_has_one_thread_and_the_parent_all_of_its_own();
     drop_gil();

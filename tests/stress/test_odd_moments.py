@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from abuse import run
+
+from tracedthread.capture import Capture
 
 INTERRUPTED = """
 import ctypes
@@ -84,7 +87,8 @@ def test_child_does_not_inherit_a_lock_that_was_handed_to_another_thread() -> No
     """)
 
 
-def test_stack_of_a_holder_that_died_at_exit_is_not_walked() -> None:
+def test_stack_of_a_holder_that_died_at_exit_is_not_walked(tmp_path: Path) -> None:
+    """Its memory is free by then, but is seldom used again so soon: what tells is not a crash, but what was recorded."""
     printed = run(
         """
     has, lock = threading.Event(), threading.Lock()
@@ -102,9 +106,14 @@ def test_stack_of_a_holder_that_died_at_exit_is_not_walked() -> None:
     has.wait()
     faulthandler.cancel_dump_traceback_later()
     """,
+        patch=f"path={str(tmp_path / 'app.ttc')!r}",
         env={"MALLOC_PERTURB_": "165", "PYTHONMALLOC": "malloc"},
     )
     assert printed == "last\n"
+    capture = Capture.open(tmp_path / "app.ttc")
+    last = capture.events()[-1]
+    assert [frame.function.split(".")[-1] for frame in capture.stack(last.stack)] == ["__del__"]
+    assert [frame.function for frame in capture.stack(last.holder_stack)] == ["(still held)"]
 
 
 def test_thread_is_not_shown_as_waiting_while_its_signal_handler_runs() -> None:

@@ -18,7 +18,7 @@ STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STA
 KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
 BUCKETS = 304
 RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]  # of the first version, without blame
-GROWN_RECORD_SIZES = [1, 16, 8, 32, 128 + 16 * BUCKETS, 72, 208, 80, 1, 40, 192, 48]
+GROWN_RECORD_SIZES = [1, 16, 8, 32, 192 + 16 * BUCKETS, 72, 216, 88, 1, 40, 200, 48]
 FIXED_SITES = 3
 
 Place = tuple[str, str, int]  # function, path, line
@@ -39,6 +39,7 @@ class Site:
         names = "created destroyed acquisitions contended timeouts interrupted failed_tries hold_ticks hold_max_ticks"
         names += " wait_ticks wait_max_ticks own_gil_ticks gil_ticks handoff_ticks waiters pending_hold"
         self.counters = dict.fromkeys(names.split(), 0)
+        self.holds_untimed = 0
         self.hold_histogram = [0] * BUCKETS
         self.wait_histogram = [0] * BUCKETS
 
@@ -52,8 +53,8 @@ class Site:
 
     def pack(self) -> bytes:
         """tt_site_stats."""
-        counters = list(self.counters.values())
-        return struct.pack("<16Q304Q304Q", *counters, *self.hold_histogram, *self.wait_histogram)
+        histograms = (*self.hold_histogram, *self.wait_histogram)
+        return struct.pack("<16Q304Q304QQ56x", *self.counters.values(), *histograms, self.holds_untimed)
 
 
 class CaptureBuilder:
@@ -90,10 +91,11 @@ class CaptureBuilder:
         self.wakers: dict[tuple[int, int, int, bool], int] = {}
         self.blames: dict[tuple[int, int], list[int]] = {(0, 0): [0] * 4}
         self.threads = [(0,) * 13]
-        self.thread_tails = [(0, b"")]  # generation, label
+        self.thread_tails = [(0, b"", 0)]  # generation, label, blamed ticks
         self.waits_now: dict[int, tuple[int, ...]] = {}
         self.locks_now = [(0,) * 10]
         self.generation = 0
+        self.paused_ns = 0
         self.events: list[bytes] = []
         self.events_written = 0
         self.event_capacity: int | None = None
@@ -207,11 +209,12 @@ class CaptureBuilder:
         gil_ns: int = 0,
         generation: int = 0,
         label: str = "",
+        blamed_ns: int = 0,
     ) -> None:
         """A thread; without `latency_ns` it was not started by us, without `end_ns` it is alive."""
         start = self.ticks(start_ns)
         number = len(self.threads)
-        self.thread_tails.append((generation, label.encode()))
+        self.thread_tails.append((generation, label.encode(), blamed_ns * TICKS_PER_NS))
         self.threads.append(
             (
                 140_000_000_000_000 + number,
@@ -279,11 +282,13 @@ class CaptureBuilder:
         holder_generation: int = 0,
         release: Iterable[Place] = (),
         holder_at: Iterable[Place] = (),
+        context: int = 0,
+        holder_context: int = 0,
     ) -> None:
         """A slow wait, into the ring. `thread` and `holder` are counted from 1, in the order of `thread()`."""
         self.events_written += 1
         record = struct.pack(
-            "<4Q3I2HQ6I",
+            "<4Q3I2HQ8I",
             self.events_written,
             self.ticks(start_ns),
             self.ticks(end_ns),
@@ -300,6 +305,8 @@ class CaptureBuilder:
             self.stack(release),
             self.stack(holder_at),
             0,
+            context,
+            holder_context,
         )
         self.events.append(record)
 
@@ -320,8 +327,10 @@ class CaptureBuilder:
             STATS: [site.pack() for site in self.stats],
             CELLS: cells,
             THREADS: [
-                struct.pack("<9Q4IQI12x2Q4I64s", *thread, 0, generation, *self.waits_now.get(number, (0,) * 6), label)
-                for number, (thread, (generation, label)) in enumerate(zip(self.threads, self.thread_tails))
+                struct.pack(
+                    "<9Q4IQI12x2Q4I64sQ", *thread, 0, generation, *self.waits_now.get(number, (0,) * 6), label, blamed
+                )
+                for number, (thread, (generation, label, blamed)) in enumerate(zip(self.threads, self.thread_tails))
             ],
             BLAME: [struct.pack("<2I4Q", *key, *counters) for key, counters in self.blames.items()],
             STARTS: [],
@@ -377,7 +386,7 @@ class CaptureBuilder:
             self.ns_per_tick,
             *anchors[0],
             *anchors[1],
-            0,
+            self.paused_ns * TICKS_PER_NS,
             self.generation,
             1,
             self.program,
@@ -476,7 +485,8 @@ def _blame_example(builder: CaptureBuilder, lock: Site, registry: Site, lookup: 
     waited = registry.counters["wait_ticks"] - registry.counters["own_gil_ticks"]
     builder.blame(registry, [("Registry.find", "/srv/shop/app.py", 57)], waited // TICKS_PER_NS // 3)
     builder.blame(registry, (), waited // TICKS_PER_NS - waited // TICKS_PER_NS // 3, other=True)
-    builder.thread("report", "report_loop", start_ns=MS, latency_ns=60_000, idle_ns=6_000 * MS)
+    blamed = share * 15
+    builder.thread("report", "report_loop", start_ns=MS, latency_ns=60_000, idle_ns=6_000 * MS, blamed_ns=blamed)
     # One after the other: the report, then each waiter, whom the one before wakes.
     for start in (4 * SECOND, 8 * SECOND):
         for turn, (waiter, holder) in enumerate([(2, 6), (3, 2), (4, 3)]):

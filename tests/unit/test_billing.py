@@ -84,13 +84,18 @@ def test_stats_are_those_of_the_thread_record() -> None:
         threading.Timer(0.03, semaphore.release).start()
         semaphore.acquire()
         threading.Event().wait(0.03)
+        with lock:
+            thread = threading.Thread(target=lock.acquire, args=(True, 0.03))
+            thread.start()
+            thread.join()
         stats = tracedthread.current_thread_stats()
         (row,) = [row for row in tracedthread.snapshot().threads if row.name == "MainThread"]
         close = lambda a, b: abs(a - b) <= 1e-3 * b           # the clock's slope, known better the later one looks
         assert close(stats.wait_s, row.wait_s) and close(stats.resource_s, row.resource_s), (stats, row)
         assert stats.waits == row.wait_count == 1
         assert stats.idle_s >= 0.03 and stats.resource_s > 0.01 and close(stats.idle_s, row.idle_s)
-        assert "wait_s=" in repr(stats)
+        assert stats.blocked_others_s >= 0.03 and close(stats.blocked_others_s, row.blocked_others_s), (stats, row)
+        assert "(wait_s=" in repr(stats) and ", blocked_others_s=" in repr(stats)
     """)
 
 
@@ -155,12 +160,26 @@ def test_without_a_recording_the_bill_is_zero() -> None:
         with bill() as nothing:
             pass
         assert (nothing.wait_s, nothing.own_gil_s, nothing.idle_s, nothing.resource_s, nothing.waits) == (0, 0, 0, 0, 0)
+        assert nothing.blocked_others_s == 0
         assert nothing.server_timing() == "lock;dur=0.000"
         assert str(nothing) == "-" and not nothing.recorded
         assert Bill().waits == 0
         assert current_thread_stats().elapsed().wait_s == 0
         assert repr(current_thread_stats()) == "<ThreadStats: nothing is recorded>"
     """)
+
+
+def test_server_timing_says_how_long_others_were_blocked() -> None:
+    header = run("""
+        with tracedthread.bill() as b, lock:
+            thread = threading.Thread(target=lock.acquire, args=(True, 0.03))
+            thread.start()
+            while not b.blocked_others_s:
+                time.sleep(0.001)
+        print(b.server_timing())
+    """)
+    parts = dict(part.strip().split(";dur=") for part in header.split(","))
+    assert 30 <= float(parts["blocked"]) < 30_000
 
 
 def test_server_timing_has_milliseconds_of_what_was_waited() -> None:

@@ -413,6 +413,44 @@ def test_timeouts_are_blamed_on_the_holder_that_lives() -> None:
     assert [row.blame_ticks for row in after_release.blame] == [row.blame_ticks for row in before_release.blame]
 
 
+def test_whose_holds_made_others_wait() -> None:
+    with tracedthread.record() as rec:
+        blocking = threading.Lock()
+        bills: dict[str, float] = {}
+
+        def keep() -> None:
+            with tracedthread.bill() as bill:
+                with blocking:
+                    start(lambda: blocking.acquire(True, 0.05)).join()
+                    threads = [start(lambda: blocking.acquire(True, 60) and blocking.release()) for _ in range(3)]
+                    until_waiting("blocking", 3)
+                    time.sleep(0.05)
+                    bills["inside"] = bill.blocked_others_s
+                for thread in threads:
+                    thread.join()
+            bills["keeper"] = bill.blocked_others_s
+
+        def look_on() -> None:
+            with tracedthread.bill() as bill, blocking:
+                pass
+            bills["onlooker"] = bill.blocked_others_s
+
+        for name in ("keep", "look_on"):
+            thread = threading.Thread(target={"keep": keep, "look_on": look_on}[name], name=name)
+            thread.start()
+            thread.join()
+    assert rec.profile is not None
+    row = row_of(rec.profile, "blocking")
+    blocked = {thread.name: thread.blocked_others_s for thread in rec.profile.threads}
+    assert bills["onlooker"] == blocked["look_on"] == 0
+    assert bills["inside"] >= 0.045  # who gave up is charged at once, the others when the hold ends
+    assert bills["keeper"] >= bills["inside"] + 0.145
+    assert blocked["keep"] == pytest.approx(bills["keeper"], abs=1e-6)
+    assert row.blame_s >= blocked["keep"] >= 0.9 * row.blame_s
+    blamed = sum(cell.blame_ticks for lock in rec.profile.locks for cell in lock.blame)
+    assert sum(thread.blamed_ticks for thread in rec.profile.threads) == blamed
+
+
 def test_the_ledger_closes_whatever_is_done_with_a_lock() -> None:
     with tracedthread.record() as rec:
         plain = threading.Lock()

@@ -35,6 +35,7 @@ LAYOUTS: list[layout.Layout[Any]] = [
     layout.BLAME_CELL,
     layout.START,
     layout.CONTENDED_LOCK,
+    layout.TOTALS_RECORD,
 ]
 RECORDS = [
     layout.Header,
@@ -49,6 +50,7 @@ RECORDS = [
     layout.BlameRecord,
     layout.StartRecord,
     layout.ContendedRecord,
+    layout.TotalsRecord,
 ]
 VALID = cb.example().build()
 
@@ -169,6 +171,7 @@ def test_strings_and_stacks_are_resolved() -> None:
         (patched(section_at(cb.CELLS), "Q", 0), "corrupt section table: cells lies outside of the capture"),
         (patched(section_at(cb.CELLS) + 16, "Q", 2**63), f"corrupt section table: cells uses {2**63} of "),
         (patched(section_at(cb.CELLS) + 32, "I", 63), "corrupt section table: cells of 63 bytes a record"),
+        (patched(section_at(cb.CELLS) + 32, "I", 65), "corrupt section table: cells of 65 bytes a record"),
         (patched(section_at(cb.STRINGS) + 32, "I", 2), "corrupt section table: strings of 2 bytes a record"),
         (patched(section_at(cb.CELLS) + 36, "I", cb.SITES), "corrupt section table: sites twice"),
         (patched(section(cb.STACKS)[0] + 8, "I", 1), "corrupt stacks: 1 is called by 1"),

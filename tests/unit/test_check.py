@@ -9,7 +9,11 @@ import capture_builder as cb
 import pytest
 
 from tracedthread.__main__ import main
+from tracedthread.capture import Capture
 from tracedthread.limits import MEASURES, Limit, parse_duration, parse_share, selected
+from tracedthread.profile import Profile, subtract
+from tracedthread.unfinished import pending
+from tracedthread.verdict import judge
 
 CACHE = "/srv/shop/cache.py"
 LOOKUP = [("PriceCache.fast_lookup", CACHE, 63), ("checkout", "/srv/shop/app.py", 20)]
@@ -28,6 +32,10 @@ def shop() -> tuple[cb.CaptureBuilder, cb.Site]:
     session.hold(5_000, times=10)
     builder.site("Spare._lock", ("Spare.__init__", "/srv/shop/spare.py", 1))
     return builder, lock
+
+
+def profile(builder: cb.CaptureBuilder) -> Profile:
+    return Profile.from_capture(Capture.from_buffer(builder.build()))
 
 
 @pytest.fixture
@@ -378,6 +386,63 @@ def test_a_hold_in_progress_counts_where_somebody_waits_for_the_lock(
     assert "longest hold was 3.00 s" in out
     assert "holder had held it for 3.0 s when this was read, in" in out
     assert main(["check", path, "--max-hold-max", "PriceCache._lock=3.1s"]) == 0
+
+
+def test_a_hold_that_ended_untimed_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder, lock = shop()
+    lock.counters["acquisitions"] += 2
+    lock.holds_untimed = 2
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-hold-max", "PriceCache._lock=1min"]) == 0
+    assert "left out: 2 holds of PriceCache._lock, how long is not known" in capsys.readouterr().out
+    assert main(["check", path, "--max-wait-max", "PriceCache._lock=1min"]) == 0
+    assert "left out" not in capsys.readouterr().out
+    lock.counters["acquisitions"] += 1
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-hold-max", "PriceCache._lock=1min"]) == 2
+    assert "1 of the holds of PriceCache._lock had not ended" in capsys.readouterr().out
+
+
+def test_a_hold_that_a_child_was_born_with_hides_none_of_its_own(tmp_path: Path) -> None:
+    builder, lock = shop()
+    builder.contended(0xABC0, lock, held_since_ns=-100 * cb.MS)
+    assert main(["check", str(save(tmp_path, builder)), "--max-hold-max", "PriceCache._lock=1min"]) == 0
+    lock.counters["acquisitions"] += 1
+    assert main(["check", str(save(tmp_path, builder)), "--max-hold-max", "PriceCache._lock=1min"]) == 2
+
+
+def test_a_hold_in_a_part_of_a_recording_hides_no_other_that_goes_on() -> None:
+    builder, lock = shop()
+    lock.counters["acquisitions"] += 1
+    before = profile(builder)
+    lock.hold(cb.MS)  # which ends the one from before; and another one begins
+    builder.duration_ns += cb.SECOND
+    (verdict,) = judge(subtract(profile(builder), before), [Limit.parse(MEASURES["hold-max"], "PriceCache._lock=1s")])
+    assert "1 of the holds of PriceCache._lock had not ended" in verdict.problem
+
+
+def test_a_lock_that_is_held_all_the_time_is_held() -> None:
+    builder, lock = shop()
+    lock.counters["acquisitions"] += 1
+    before = profile(builder)
+    builder.duration_ns += cb.SECOND
+    builder.contended(0xABC0, lock, held_since_ns=0)
+    pending_now = pending(Capture.from_buffer(builder.build()))
+    inside = subtract(profile(builder), before)
+    limits = [Limit.parse(MEASURES[name], "PriceCache._lock=0.9s") for name in ("hold-max", "wait-max")]
+    hold, wait = judge(inside, limits, pending_now)
+    assert (hold.problem, [reading.value for reading in hold.exceeded]) == ("", [1.0])
+    assert "nobody has taken it" in wait.problem
+
+
+def test_pauses_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    builder, _ = shop()
+    limit = ["--max-hold-max", "PriceCache._lock=1min"]
+    main(["check", str(save(tmp_path, builder)), *limit])
+    assert "paused" not in capsys.readouterr().out
+    builder.paused_ns = 2 * cb.SECOND
+    assert main(["check", str(save(tmp_path, builder)), *limit]) == 0
+    assert "note: recording was paused for 2.0 s of 10 s; what happened then is not judged\n" in capsys.readouterr().out
 
 
 def test_a_hold_that_began_before_the_recording_counts(tmp_path: Path) -> None:

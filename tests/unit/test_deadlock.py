@@ -6,62 +6,25 @@ import random
 from dataclasses import replace
 
 import pytest
+from blocked_threads import blocked, lock, thread
 from capture_builder import FIRST_MONOTONIC_NS, SECOND, CaptureBuilder, Place
 
 from tracedthread.capture import Capture, CaptureError, Frame
 from tracedthread.deadlock import (
     BlockedThread,
     Cycle,
-    LockRef,
     ThreadRef,
     confirmed,
     cycles,
-    forest,
     live_threads,
     nobody_else,
     waits,
 )
 from tracedthread.export.findings import findings
+from tracedthread.forest import forest
 from tracedthread.profile import Profile, subtract
 
-NOWHERE = Frame("(unknown)", "", 0)
 APP = "/srv/app.py"
-
-
-def thread(number: int, *, ended: bool = False) -> ThreadRef:
-    return ThreadRef(number, 0, 1000 + number, 100 + number, f"t{number}", ended)
-
-
-def lock(address: int, owner: int | None, *, kind: str = "lock", entered: bool = False, since: int = 5) -> LockRef:
-    return LockRef(
-        address=address,
-        name=f"L{address}",
-        type=kind,
-        created=NOWHERE,
-        owner=None if owner is None else thread(owner),
-        held_since=since,
-        held_s=1.0,
-        entered=entered,
-        before_fork=False,
-        owner_stack=(),
-        release_stack=(),
-    )
-
-
-def blocked(number: int, by: LockRef | None = None, *, joins: int | None = None, timed: bool = False) -> BlockedThread:
-    """Thread `number` waits; the higher its number, the later it began to."""
-    kind = "join" if joins is not None else "event" if by is None else by.type
-    return BlockedThread(
-        thread=thread(number),
-        kind=kind,
-        what="",
-        since=number,
-        waited_s=100_000.0 - number,
-        timed=timed,
-        stack=(),
-        lock=by,
-        joins=None if joins is None else thread(joins),
-    )
 
 
 def names(cycle: Cycle) -> list[str]:
@@ -145,46 +108,9 @@ def test_what_moves_between_two_copies_is_no_deadlock() -> None:
     assert confirmed([], first) == []
 
 
-def shape(waiting: list[BlockedThread]) -> list[tuple[str, list[tuple[int, str]]]]:
-    return [
-        (
-            tree.lock.name if tree.lock else f"join {tree.joined and tree.joined.name}",
-            [(branch.depth, branch.wait.thread.name) for branch in tree.branches],
-        )
-        for tree in forest(waiting)
-    ]
-
-
-def test_the_root_holder_comes_first_and_the_longest_wait_of_each() -> None:
-    cache, session = lock(10, 9), lock(11, 2)
-    waiting = [blocked(4, session), blocked(2, cache), blocked(1, cache), blocked(3, session), blocked(5, lock(12, 4))]
-    assert shape(waiting) == [("L10", [(0, "t1"), (0, "t2"), (1, "t3"), (1, "t4"), (2, "t5")])]
-
-
-def test_a_holder_that_waits_for_no_thread_is_a_root() -> None:
-    (tree,) = forest([blocked(1, lock(10, 2)), blocked(2)])
-    assert tree.holder is not None and tree.holder.thread.name == "t2"
-    assert [branch.wait.thread.name for branch in tree.branches] == ["t1"]
-
-
-def test_every_lock_of_a_cycle_is_a_root_with_its_members_as_leaves() -> None:
-    waiting = [blocked(1, lock(11, 2)), blocked(2, lock(10, 1)), blocked(3, lock(10, 1)), blocked(4, lock(12, 3))]
-    assert shape(waiting) == [
-        ("L10", [(0, "t2"), (0, "t3"), (1, "t4")]),
-        ("L11", [(0, "t1")]),
-    ]
-
-
-def test_joins_stand_in_the_forest_too() -> None:
-    waiting = [blocked(1, joins=2), blocked(2, lock(10, 3)), blocked(4, joins=5)]
-    assert shape(waiting) == [("L10", [(0, "t2"), (1, "t1")]), ("join t5", [(0, "t4")])]
-
-
 def test_a_chain_of_thousands_needs_no_recursion() -> None:
     waiting = [blocked(number, lock(number, number + 1)) for number in range(1, 20_000)]
     assert cycles(waiting) == []
-    (tree,) = forest(waiting)
-    assert max(branch.depth for branch in tree.branches) == 19_998
     ring = [*waiting, blocked(20_000, lock(20_000, 1))]
     (cycle,) = cycles(ring)
     assert len(cycle.waits) == 20_000
@@ -241,7 +167,7 @@ def test_a_lock_without_a_record_has_no_known_owner() -> None:
 
 def test_an_owner_whose_record_is_another_thread_s_by_now_has_ended() -> None:
     builder = ab_ba()
-    builder.thread_tails[2] = (1, b"newcomer")
+    builder.thread_tails[2] = (1, b"newcomer", 0)
     first, _ = waits(read(builder))
     assert first.lock is not None and first.lock.owner is not None
     assert (first.lock.owner.name, first.lock.owner.ended, first.blocker) == ("a thread", True, None)

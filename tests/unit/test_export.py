@@ -253,6 +253,61 @@ def test_wait_that_is_not_over_is_told(state: str, told: str) -> None:
     assert findings(read) == [told]
 
 
+def open_waits(kinds: list[tuple[str, str]], **options: int) -> cb.CaptureBuilder:
+    """Threads `late-1`, ... that wait, each for another (kind, name) and a second longer than the next."""
+    builder = cb.CaptureBuilder(grown=True, **options)
+    for number, (kind, name) in enumerate(kinds, 1):
+        builder.thread(f"late-{number}", "run")
+        site = builder.site(name, ("f", "/srv/a.py", number))
+        builder.waits_for(number, 0xABC0, site, kind=kind, since_ns=number * cb.SECOND, places=[("g", "/srv/b.py", 7)])
+    return builder
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("semaphore", "a permit of `slots`"), ("queue.put", "room in `slots`")],
+)
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (2, "`late-1` had waited 9.0 s for {} in `g` (b.py:7) when the recording ended."),
+        (1, "`late-1` was waiting for {} in `g` (b.py:7) when the recording ended; for how long is not known."),
+    ],
+)
+def test_wait_for_a_permit_or_for_room_that_is_not_over_is_told(kind: str, what: str, state: int, told: str) -> None:
+    builder = open_waits([(kind, "slots")], state=state, pid=2**22 + 1)
+    assert told.format(what) in findings(profile(builder))
+
+
+def test_longest_waits_for_permits_are_told_one_by_one_and_the_others_counted() -> None:
+    builder = open_waits([("semaphore", "slots")] * 5)
+    sentences = findings(profile(builder))
+    assert [sentence.split(" had")[0] for sentence in sentences[:3]] == ["`late-1`", "`late-2`", "`late-3`"]
+    assert sentences[3] == "2 more threads still waited for a permit or for room when this was read."
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("condition", "a notification of `it`"),
+        ("event", "the event `it`"),
+        ("queue.get", "an item of `it`"),
+        ("barrier", "the others at `it`"),
+        ("future", "a result"),
+        ("join", "the end of a thread"),
+    ],
+)
+def test_waits_for_work_that_are_not_over_are_told_in_one_sentence(kind: str, what: str) -> None:
+    assert findings(profile(open_waits([(kind, "it")])))[-1] == (
+        f"1 thread still waited for work or for news, which may be as it should: `late-1` for 9.0 s for {what} in "
+        "`g` (b.py:7)."
+    )
+    assert findings(profile(open_waits([(kind, "it"), ("event", "that")])))[-1] == (
+        "2 threads still waited for work or for news, which may be as it should: the longest, `late-1`, for 9.0 s for "
+        f"{what} in `g` (b.py:7)."
+    )
+
+
 def test_length_of_a_wait_that_is_not_over_goes_up_to_the_end_of_the_recording() -> None:
     builder = cb.CaptureBuilder(grown=True)
     builder.thread("late", "run")

@@ -350,7 +350,7 @@ def test_perfetto_holds_that_overlap_are_on_tracks_of_one_name() -> None:
     assert [(row["depth"], row["end"] - row["start"]) for row in held] == [(0, 20 * cb.MS)] * 2
     tracks = {p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")}
     assert len({row["track"] for row in held}) == 2
-    assert {tracks[row["track"]].name for row in held} == {"holds"}
+    assert {tracks[row["track"]].name for row in held} == {"holder holds"}
 
 
 def test_hold_starts_where_its_holder_had_waited_or_where_the_hold_before_ended() -> None:

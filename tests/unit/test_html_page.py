@@ -18,7 +18,6 @@ import capture_builder as cb
 import pytest
 
 from tracedthread.capture import Capture, Frame
-from tracedthread.events import EventRow
 from tracedthread.export.html import MAX_BYTES, render
 from tracedthread.export.html.data import LIMITS, Names, page_data
 from tracedthread.export.html.tree import tree
@@ -196,31 +195,16 @@ def test_timeline_has_waits_with_their_holders() -> None:
 
 
 def many_events() -> Profile:
-    events = []
+    builder = cb.CaptureBuilder(grown=True, duration_ns=8 * cb.SECOND)
+    site = builder.site("_lock", ("create", "/srv/app.py", 1))
+    for number in range(8):
+        builder.thread(f"thread-{number}", "run")
     for number in range(400):
         kind = ("lock", "queue.get")[number % 2]
         start = number * 10 * cb.MS
-        event = EventRow(
-            sequence=number + 1,
-            thread=number % 8,
-            thread_name=f"thread-{number % 8}",
-            lock="_lock",
-            lock_id=number % 3,
-            kind=kind,
-            outcome="acquired",
-            start_ticks=start,
-            end_ticks=start + (number % 50 + 1) * cb.MS // 10 + (kind == "queue.get") * cb.SECOND,
-            own_gil_ticks=0,
-            stack=(),
-            holder=None,
-            holder_name="",
-            release_stack=(),
-            holder_stack=(),
-            tick_s=1e-9,
-        )
-        events.append(event)
-    process = replace(SHOP.process, tick_s=1e-9, duration_ticks=8 * cb.SECOND)
-    return replace(SHOP, process=process, events=tuple(events))
+        end = start + (number % 50 + 1) * cb.MS // 10 + (kind == "queue.get") * cb.SECOND
+        builder.event(site, (), start, end, kind=kind, lock=number % 3, thread=1 + number % 8)
+    return profile(builder)
 
 
 def test_timeline_keeps_the_longest_contention_and_shades_the_rest() -> None:

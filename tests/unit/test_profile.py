@@ -120,6 +120,34 @@ def test_newest_hold_is_pending_in_the_capture_and_counted_by_the_reader(pending
     assert stats.hold_max_ticks == max(1000 * cb.TICKS_PER_NS, ticks)
 
 
+def test_holds_in_progress_are_those_that_have_not_ended_timed_or_not() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("lock", PLACE)
+    site.hold(1000, times=5)
+    site.counters["acquisitions"] += 4
+    site.counters["pending_hold"] = 2 * 5000 + 1
+    site.holds_untimed = 2
+    before = profile(builder)
+    assert (before.locks[0].stats.unended, before.locks[0].stats.holds_untimed) == (1, 2)
+    # One that began before ends, another one begins: the sums are as if nothing was held.
+    site.hold(2000)
+    site.holds_untimed += 1
+    site.counters["acquisitions"] += 1
+    between = subtract(profile(builder), before).locks[0].stats
+    assert (between.acquisitions, sum(between.hold.counts), between.holds_untimed, between.unended) == (2, 1, 1, 1)
+    assert (between + between).unended == 2
+
+
+def test_older_captures_know_of_no_untimed_holds() -> None:
+    builder = cb.CaptureBuilder()
+    site = builder.site("lock", PLACE)
+    site.hold(1000)
+    site.counters["acquisitions"] += 1
+    site.holds_untimed = 7  # in a field that its records do not have
+    stats = profile(builder).locks[0].stats
+    assert (stats.unended, stats.holds_untimed) == (1, 0)
+
+
 def test_every_list_has_the_worst_first() -> None:
     for rows, key in [
         (REPORT["locks"], "wait_s"),
@@ -369,6 +397,30 @@ def test_difference_is_exact() -> None:
         assert [(row.key, row.count, row.wait_ticks) for row in rows] == [
             (row.key, row.count, row.wait_ticks) for row in wanted
         ]
+
+
+def test_events_are_a_sequence() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", PLACE)
+    for number in range(5):
+        builder.event(site, STACK, number * cb.MS, 9 * cb.MS)
+    of = profile(builder)
+    rows = list(of.events)
+    assert [row.sequence for row in rows] == [1, 2, 3, 4, 5]
+    assert [of.events[place] for place in range(-5, 5)] == rows * 2
+    assert list(of.events[3:0:-2]) == [rows[3], rows[1]]
+    assert of.events == profile(builder).events != of.events[:4]
+    assert list(reversed(of.events)) == rows[::-1]
+    with pytest.raises(IndexError):
+        of.events[5]
+
+
+def test_difference_that_starts_beyond_the_calendar_starts_at_its_end() -> None:
+    builder = cb.CaptureBuilder(duration_ns=0)
+    builder.ns_per_tick = 2**64 - 1
+    before = profile(builder)
+    before = replace(before, process=replace(before.process, duration_ticks=2**64 - 1))
+    assert subtract(profile(builder), before).to_dict()["process"]["started"] == "9999-12-31T23:59:59.999999Z"
 
 
 def test_difference_of_blame_and_events() -> None:

@@ -32,6 +32,7 @@ import tracedthread
 ROOT = Path(__file__).resolve().parents[2]
 FULL = os.environ.get("TRACEDTHREAD_STRESS") == "full"
 pytestmark = pytest.mark.timeout(1200 if FULL else 120)
+LONG_S = 10.0 if FULL else 0.2
 QUALNAMES = sys.version_info >= (3, 11)  # before, code objects do not know theirs
 
 
@@ -477,6 +478,60 @@ def test_waiting_for_work_is_no_contention(section: str, kind: str, function: Ca
     assert rec.data["totals"]["contended"] == 0
 
 
+def test_threads_that_are_blocked_for_long_are_idle_all_the_time() -> None:
+    spans: dict[str, float] = {}
+    with tracedthread.record() as rec:
+        jobs, done, idle = queue.Queue[int](), threading.Event(), threading.Condition()
+        answer, end = Future[int](), threading.Event()
+        last = threading.Thread(target=end.wait)
+
+        def in_condition() -> None:
+            with idle:
+                idle.wait()
+
+        calls: dict[str, Callable[[], object]] = {
+            "queue.get": jobs.get,
+            "event": done.wait,
+            "condition": in_condition,
+            "future": answer.result,
+            "join": last.join,
+        }
+
+        def waits_long(kind: str) -> None:
+            before = time.monotonic()
+            calls[kind]()
+            spans[kind] = time.monotonic() - before
+
+        last.start()
+        threads = [threading.Thread(target=waits_long, args=(kind,), name=f"long: {kind}") for kind in calls]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 30
+        while sum(wait.thread.startswith("long: ") for wait in tracedthread.snapshot().waiting) < len(calls):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(LONG_S)
+        jobs.put(1)
+        done.set()
+        with idle:
+            idle.notify()
+        answer.set_result(1)
+        end.set()
+        for thread in (*threads, last):
+            thread.join()
+    assert rec.profile is not None
+    rows = [
+        row for row in rec.profile.idle if any(frame.function.split(".")[-1] == "waits_long" for frame in row.stack)
+    ]
+    assert {(row.kind, row.count) for row in rows} == {(kind, 1) for kind in calls}
+    for kind, span in spans.items():
+        (one,) = [row for row in rec.profile.threads if row.name == f"long: {kind}"]
+        assert [row.wait_ticks for row in rows if row.kind == kind] == [one.idle_ticks]
+        assert LONG_S <= one.idle_s <= 1.001 * span  # of another clock
+        # Only a mutex that the one who wakes them still has can come in between.
+        assert one.wait_s <= 1.001 * span - one.idle_s
+
+
 def test_conditions_probe_without_failing() -> None:
     with recorded() as rec:
         probed = threading.Condition(threading.Lock())
@@ -798,6 +853,38 @@ def test_holds_and_waits_over_a_pause_are_not_counted() -> None:
     assert rec.lock("taken")["hold_s"] == 0
     assert rec.counts("held")[0] == 2
     assert rec.data["process"]["paused_s"] >= 0.03
+
+
+def test_no_hold_is_in_progress_once_all_locks_are_released() -> None:
+    with tracedthread.record() as rec:
+        over_pause = threading.Lock()
+        recursive = threading.RLock()
+        reset, reset_recursive = threading.Lock(), threading.RLock()
+        for lock in (over_pause, recursive, reset, reset_recursive):
+            lock.acquire()
+        dropped, dropped_recursive = threading.Lock(), threading.RLock()
+        dropped.acquire()
+        dropped_recursive.acquire()
+        open_now = tracedthread.snapshot()
+        del dropped, dropped_recursive
+        reset._at_fork_reinit()  # type: ignore[attr-defined]
+        reset_recursive._at_fork_reinit()  # type: ignore[attr-defined]
+        tracedthread.pause()
+        over_pause.release()
+        tracedthread.resume()
+        recursive.release()
+        for lock in (over_pause, recursive, reset, reset_recursive):
+            with lock:
+                pass
+    here = {row.created.function for row in rec.profile.locks if row.created.function.endswith("are_released")}
+    (function,) = here
+    before = [row.stats for row in open_now.locks if row.created.function == function]
+    after = [row.stats for row in rec.profile.locks if row.created.function == function]
+    assert [(stats.acquisitions, stats.holds_untimed, stats.unended) for stats in before] == [(1, 0, 1)] * 6
+    assert sum(stats.acquisitions for stats in after) == 10
+    assert sum(stats.holds_untimed for stats in after) == 6
+    assert [stats.unended for stats in after] == [0] * 6
+    assert sum(sum(stats.hold.counts) for stats in after) == 4
 
 
 def test_a_wait_over_a_pause_is_not_counted_and_its_waiter_is_not_forgotten() -> None:

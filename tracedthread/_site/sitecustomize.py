@@ -22,9 +22,12 @@ def _record(here: str) -> None:
     paths = list(sys.path)
     sys.path.append(beside)
     try:
-        from tracedthread import patch
+        from tracedthread import _settings, patch
 
-        patch()
+        if patch() and _settings.otlp():
+            from tracedthread import telemetry
+
+            telemetry.start(otlp=True, otlp_endpoint=_settings.otlp_endpoint())
     finally:
         sys.path[:] = paths
 

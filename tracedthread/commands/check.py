@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.export.clean import clean
 from tracedthread.export.plain import explain, measured, put, refusal
+from tracedthread.export.units import duration
 from tracedthread.limits import MEASURES, Limit, Measure
 from tracedthread.profile import Profile
+from tracedthread.rows import seconds
 from tracedthread.unfinished import deadlocks, pending
 from tracedthread.verdict import judge, was_used
 
@@ -122,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
         answers.append(_no_deadlock(cycles, profile))
     if args.no_lost:
         answers.append(_no_lost(profile))
-    _print(answers)
+    _print(answers, _pauses(profile))
     return max(_OUTCOMES[answer.outcome] for answer in answers)
 
 
@@ -159,11 +161,22 @@ def _no_lost(profile: Profile) -> _Answer:
     return _Answer("--no-lost", "EXCEEDED" if lost else "ok", detail, str(sum(lost.values())))
 
 
-def _print(answers: list[_Answer]) -> None:
+def _pauses(profile: Profile) -> str:
+    """What is not in the recording because it was paused, one line; empty if it was not."""
+    process = profile.process
+    if not process.paused_ticks:
+        return ""
+    paused, lasted = seconds(process.paused_ticks, process.tick_s), process.duration_s
+    return f"note: recording was paused for {duration(paused)} of {duration(lasted)}; what happened then is not judged"
+
+
+def _print(answers: list[_Answer], note: str) -> None:
     lines = []
     for answer in answers:
         lines.append(f"{answer.outcome:<9} {answer.question}   measured: {answer.value}")
         lines += [f"          {line}" for line in answer.detail]
+    if note:
+        lines.append(note)
     failed = sum(answer.outcome == "EXCEEDED" for answer in answers)
     unknown = sum(answer.outcome == "UNKNOWN" for answer in answers)
     lines.append(f"{len(answers)} checked: {failed} exceeded, {unknown} not known")

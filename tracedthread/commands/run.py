@@ -11,6 +11,8 @@ from tracedthread.patch import is_patched, patch, pause
 TYPE_CHECKING = False  # everything imported here delays the program: no typing, no argparse
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["Options", "add_parser", "main", "parse", "run"]
 
@@ -21,6 +23,14 @@ _FLAGS = {
     "--quiet": "quiet",
     "--follow-fork": "follow_fork",
     "--audit-trail": "audit_trail",
+    "--otlp": "otlp",
+}
+_VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "-o": ("output", str),
+    "--output": ("output", str),
+    "--capture-size": ("capture_size", _settings.parse_bytes),
+    "--otlp-endpoint": ("otlp_endpoint", _settings.parse_url),
+    "--prometheus-listen": ("prometheus_listen", _settings.parse_address),
 }
 
 
@@ -29,7 +39,9 @@ class Options:
 
     output: str | None = None
     capture_size: int | None = None
-    force = report = quiet = follow_fork = audit_trail = False
+    otlp_endpoint: str | None = None
+    prometheus_listen: str | None = None
+    force = report = quiet = follow_fork = audit_trail = otlp = False
     script: str | None = None
     module: str | None = None
 
@@ -40,9 +52,14 @@ class Options:
         """Why these options make no sense, or None."""
         if self.script is None and self.module is None:
             return "what shall be run? Give a SCRIPT or -m MODULE"
-        if self.follow_fork and self.output is None:
-            return "--follow-fork needs -o FILE: the other processes record to files beside it"
+        if self.follow_fork and self.output is None and not self.tells:
+            return "--follow-fork needs -o FILE or --otlp: where the other processes record to"
         return None
+
+    @property
+    def tells(self) -> bool:
+        """Whether telemetry is asked for."""
+        return self.otlp or self.otlp_endpoint is not None or self.prometheus_listen is not None
 
 
 def parse(arguments: list[str]) -> Options | None:
@@ -59,7 +76,7 @@ def parse(arguments: list[str]) -> Options | None:
         name, equals, value = word.partition("=")
         if word in _FLAGS:
             setattr(options, _FLAGS[word], True)
-        elif word == "-m" or name in ("-o", "--output", "--capture-size"):
+        elif word == "-m" or name in _VALUES:
             if not (equals and name.startswith("--")):
                 if equals or not rest:
                     return None
@@ -67,13 +84,11 @@ def parse(arguments: list[str]) -> Options | None:
             if word == "-m":
                 options.module, options.arguments = value, rest
                 break
-            if name == "--capture-size":
-                try:
-                    options.capture_size = _settings.parse_bytes(value)
-                except ValueError:
-                    return None
-            else:
-                options.output = value
+            attribute, read = _VALUES[name]
+            try:
+                setattr(options, attribute, read(value))
+            except ValueError:
+                return None
         elif word == "--" and rest:
             options.script, options.arguments = rest[0], rest[1:]
             break
@@ -89,11 +104,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Declare the verb, for its help and for what `parse` does not take."""
     import argparse
 
-    def size(text: str) -> int:
-        try:
-            return _settings.parse_bytes(text)
-        except ValueError as exc:
-            raise argparse.ArgumentTypeError(str(exc)) from None
+    def reader(option: str) -> Callable[[str], Any]:
+        def read(text: str) -> Any:
+            try:
+                return _VALUES[option][1](text)
+            except ValueError as exc:
+                raise argparse.ArgumentTypeError(str(exc)) from None
+
+        return read
 
     parser = subparsers.add_parser(
         "run",
@@ -111,10 +129,30 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--follow-fork",
         action="store_true",
-        help="record forked children and Python subprocesses too, to files beside FILE with their process id",
+        help="record forked children and Python subprocesses too: to files beside FILE with their process id, by OTLP",
     )
     parser.add_argument("--audit-trail", action="store_true", help="keep who started which thread, from where and when")
-    parser.add_argument("--capture-size", type=size, metavar="BYTES", help="size of the recording, such as 512k or 64M")
+    parser.add_argument(
+        "--capture-size",
+        type=reader("--capture-size"),
+        metavar="BYTES",
+        help="size of the recording, such as 512k or 64M",
+    )
+    parser.add_argument(
+        "--otlp", action="store_true", help="export waits as spans and metrics, to where OTEL_EXPORTER_OTLP_* say"
+    )
+    parser.add_argument(
+        "--otlp-endpoint",
+        type=reader("--otlp-endpoint"),
+        metavar="URL",
+        help="export to there, such as http://localhost:4318",
+    )
+    parser.add_argument(
+        "--prometheus-listen",
+        type=reader("--prometheus-listen"),
+        metavar="ADDR:PORT",
+        help="serve metrics for Prometheus there; :PORT is on loopback only",
+    )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="a file, directory, zip file, or -")
     parser.set_defaults(main=main, parser=parser)
@@ -123,7 +161,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def main(args: argparse.Namespace) -> int:
     """Run what argparse has read; see `run`."""
     options = Options()
-    for name in ("output", "force", "report", "quiet", "follow_fork", "audit_trail", "capture_size"):
+    for name in {*_FLAGS.values(), *(attribute for attribute, _ in _VALUES.values())}:
         setattr(options, name, getattr(args, name))
     script = args.script[1:] if args.script[:1] == ["--"] else args.script
     if args.module:
@@ -143,11 +181,13 @@ def run(options: Options) -> int:
         Its exit status, unless it ends by SystemExit, a signal, or KeyboardInterrupt.
     """
     paths = list(sys.path)
-    patched = _patch(options)
+    # A name mistyped neither leaves an empty recording behind nor, with --force, replaces one that is not.
+    patched = _launch.is_there(options.script) and _patch(options)
     if patched and options.follow_fork:
         _follow_subprocesses(options)
     execute = _launch.program(options.script, options.module, options.arguments)
     if patched:
+        _tell(options, paths)
         import atexit
 
         options.output = _file_in_effect(options.output)
@@ -178,6 +218,21 @@ def _patch(options: Options) -> bool:
         return False
 
 
+def _tell(options: Options, paths: list[str]) -> None:
+    endpoint = options.otlp_endpoint or _settings.otlp_endpoint()
+    otlp = options.otlp or endpoint is not None or _settings.otlp()
+    address = options.prometheus_listen or _settings.prometheus_listen()
+    if not otlp and address is None:
+        return
+    if otlp and options.follow_fork:
+        os.environ["TRACEDTHREAD_OTLP"] = "1"
+        if endpoint is not None:
+            os.environ["TRACEDTHREAD_OTLP_ENDPOINT"] = endpoint
+    from tracedthread import telemetry
+
+    telemetry.start(otlp=otlp, otlp_endpoint=endpoint, prometheus_listen=address, paths=paths)
+
+
 def _file_in_effect(asked: str | None) -> str | None:
     """The file that is recorded to, as it was asked for if that leads to it; None for memory."""
     target = _core.load().target
@@ -194,13 +249,13 @@ def _file_in_effect(asked: str | None) -> str | None:
 
 def _follow_subprocesses(options: Options) -> None:
     target = _core.load().target
-    assert target is not None
     site = os.path.join(os.path.dirname(os.path.abspath(_core.__file__)), "_site")
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([site, others]) if others else site
     os.environ["TRACEDTHREAD_ENABLE"] = "1"
     os.environ["TRACEDTHREAD_FOLLOW_FORK"] = "1"
-    os.environ["TRACEDTHREAD_OUTPUT"] = target.pattern
+    if target is not None:
+        os.environ["TRACEDTHREAD_OUTPUT"] = target.pattern
     if options.audit_trail:
         os.environ["TRACEDTHREAD_AUDIT_TRAIL"] = "1"
     if options.capture_size is not None:
@@ -210,9 +265,12 @@ def _follow_subprocesses(options: Options) -> None:
 def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
     # Threads that are no daemons have ended, and so has whatever the program registered itself.
     stream = sys.__stderr__
-    if os.getpid() != pid or stream is None or (options.quiet and not options.report):
+    if os.getpid() != pid:
         return
     if not _launch.has_begun():  # and what was wrong with its name has been said
+        _remove_recording()
+        return
+    if stream is None or (options.quiet and not options.report):
         return
     try:
         is_terminal = stream.isatty()
@@ -220,6 +278,15 @@ def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
         _settings.write(stream, text + _next_step(options, reported=bool(text)))
     except Exception as exc:  # the program has run; its exit status must stay what it is
         _settings.say(f"no report: {type(exc).__name__}: {exc}")
+
+
+def _remove_recording() -> None:
+    target = _core.load().target
+    if target is not None:
+        try:
+            os.unlink(target.path)
+        except OSError as exc:
+            _settings.say(f"cannot remove {target.path}, which records nothing: {exc.strerror}")
 
 
 def _report(is_terminal: bool, paths: list[str]) -> str:

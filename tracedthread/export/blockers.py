@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from tracedthread.capture import Frame
-from tracedthread.deadlock import BlockedThread, Branch, Cycle, Tree
+from tracedthread.deadlock import BlockedThread, Cycle
 from tracedthread.dump import Dump, lock_name
 from tracedthread.export.units import count, duration
+from tracedthread.forest import Branch, Tree
 
 MAX_FRAMES = 8
 MAX_LINES = 40

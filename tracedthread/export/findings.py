@@ -4,11 +4,18 @@ What a profile says in plain words: a few sentences, the most important first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from tracedthread.export.open_waits import are_longer, deadlock_sentences, wait_sentences
+from tracedthread.export.open_waits import (
+    are_longer,
+    deadlock_sentences,
+    idle_sentences,
+    permit_sentences,
+    permits_take_longer,
+    wait_sentences,
+)
 from tracedthread.export.phrases import lock_phrase, place_phrase, sentence
 from tracedthread.export.units import count, duration, percent
 from tracedthread.profile import Profile
@@ -35,7 +42,9 @@ def findings(profile: Profile) -> list[str]:
     sentences = [*open_waits, *sentences] if are_longer(profile) else [*sentences, *open_waits]
     if not (profile.totals.contended or open_waits or profile.deadlocks):
         sentences.insert(0, _nobody_waited(profile))
-    return [*deadlock_sentences(profile), *_resources(profile), *sentences]
+    permits = permit_sentences(profile)
+    sentences = [*permits, *sentences] if permits_take_longer(profile) else [*sentences, *permits]
+    return [*deadlock_sentences(profile), *_resources(profile), *sentences, *idle_sentences(profile)]
 
 
 def _blames(profile: Profile) -> list[str]:
@@ -61,24 +70,24 @@ def is_held_long(lock: LockRow) -> bool:
 
 def summed_by_place(rows: Iterable[WaitRow]) -> list[WaitRow]:
     """Rows of one kind, lock and innermost frame as one, worst first; the stack is cut down to that frame."""
-    return sorted(_by_place(rows, WaitRow.__add__), key=lambda row: (-row.wait_ticks, row.kind, row.stack))
+    return sorted(_by_place(rows, WaitRow.plus), key=lambda row: (-row.wait_ticks, row.kind, row.stack))
 
 
 def blamed_by_place(rows: Iterable[BlameRow]) -> list[BlameRow]:
     """Rows of one lock and innermost frame as one, worst first; the stack is cut down to that frame."""
-    return sorted(_by_place(rows, BlameRow.__add__), key=lambda row: (-row.blame_ticks, row.stack))
+    return sorted(_by_place(rows, BlameRow.plus), key=lambda row: (-row.blame_ticks, row.stack))
 
 
 _Row = TypeVar("_Row", WaitRow, BlameRow)
 
 
-def _by_place(rows: Iterable[_Row], add: Callable[[_Row, _Row], _Row]) -> list[_Row]:
-    places: dict[Hashable, _Row] = {}
+def _by_place(rows: Iterable[_Row], plus: Callable[[_Row, Sequence[_Row]], _Row]) -> list[_Row]:
+    places: dict[Hashable, list[_Row]] = {}
     for row in rows:
         key = (row.kind if isinstance(row, WaitRow) else "", row.lock, row.stack[:1])
-        known = places.get(key)
-        places[key] = row if known is None else add(known, row)
-    return [replace(row, stack=row.stack[:1]) if len(row.stack) > 1 else row for row in places.values()]
+        places.setdefault(key, []).append(row)
+    sums = (plus(of[0], of[1:]) if len(of) > 1 else of[0] for of in places.values())
+    return [replace(row, stack=row.stack[:1]) if len(row.stack) > 1 else row for row in sums]
 
 
 def _name(lock: LockRow) -> str:

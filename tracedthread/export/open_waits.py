@@ -1,5 +1,5 @@
 """
-What had not ended when a recording was read, in plain words: deadlocks, and waits for locks.
+What had not ended when a recording was read, in plain words: deadlocks, and waits.
 """
 
 from __future__ import annotations
@@ -9,11 +9,23 @@ from collections.abc import Iterable
 
 from tracedthread.export.phrases import lock_phrase, place_phrase, sentence
 from tracedthread.export.units import count, duration
-from tracedthread.layout import CONTENTION_KINDS
+from tracedthread.layout import CONTENTION_KINDS, RESOURCE_KINDS
 from tracedthread.profile import Profile
-from tracedthread.rows import Deadlock, Waiting
+from tracedthread.rows import OTHER, Deadlock, Waiting
 
 MAX_WAITS = 3
+# What a wait is for, and where its lock's name is of use.
+_GOALS = {
+    "condition": "a notification",
+    "event": "the event",
+    "semaphore": "a permit",
+    "queue.get": "an item",
+    "queue.put": "room",
+    "barrier": "the others",
+    "future": "a result",
+    "join": "the end of a thread",
+}
+_OF = {"condition": "of", "event": "", "semaphore": "of", "queue.get": "of", "queue.put": "in", "barrier": "at"}
 
 
 def deadlock_sentences(profile: Profile) -> list[str]:
@@ -46,14 +58,54 @@ def wait_sentences(profile: Profile) -> list[str]:
     return result
 
 
+def permit_sentences(profile: Profile) -> list[str]:
+    """The longest waits for permits and for room one by one, the others by their number."""
+    waits = [wait for wait in profile.waiting if wait.kind in RESOURCE_KINDS]
+    result = [_wait(wait, profile.process.state) for wait in waits[:MAX_WAITS]]
+    if (rest := len(waits) - MAX_WAITS) > 0:
+        result.append(f"{count(rest, 'more thread')} still waited for a permit or for room when this was read.")
+    return result
+
+
+def idle_sentences(profile: Profile) -> list[str]:
+    """At most one, of the waits that are nobody's fault unless what they wait for never comes; without deadlocks'."""
+    told = {wait.key for deadlock in profile.deadlocks for wait in _waits_of(deadlock, profile)}
+    waits = [wait for wait in profile.waiting if wait.kind not in CONTENTION_KINDS | RESOURCE_KINDS]
+    waits = [wait for wait in waits if wait.key not in told]
+    if not waits:
+        return []
+    longest = waits[0]
+    who = f"`{longest.thread}`" if len(waits) == 1 else f"the longest, `{longest.thread}`,"
+    lasted = "" if longest.elapsed_s is None else f" for {_long(longest)}"
+    what = f"{count(len(waits), 'thread')} still waited for work or for news, which may be as it should"
+    return [f"{what}: {who}{lasted} for {_goal(longest)} in {place_phrase(longest.stack)}."]
+
+
 def are_longer(profile: Profile) -> bool:
     """Whether the waits for locks that are not over are longer, together, than all that are."""
-    elapsed = sum(wait.elapsed_ticks or 0 for wait in profile.waiting if wait.kind in CONTENTION_KINDS)
-    return elapsed > profile.totals.wait_ticks
+    return _elapsed_ticks(profile, CONTENTION_KINDS) > profile.totals.wait_ticks
+
+
+def permits_take_longer(profile: Profile) -> bool:
+    """Whether the waits for permits and for room that are not over are longer, together, than all for locks."""
+    for_locks = profile.totals.wait_ticks + _elapsed_ticks(profile, CONTENTION_KINDS)
+    return _elapsed_ticks(profile, RESOURCE_KINDS) > for_locks
+
+
+def _elapsed_ticks(profile: Profile, kinds: frozenset[str]) -> int:
+    return sum(wait.elapsed_ticks or 0 for wait in profile.waiting if wait.kind in kinds)
+
+
+def _goal(wait: Waiting) -> str:
+    if wait.kind in CONTENTION_KINDS:
+        return lock_phrase(wait.lock, wait.created)
+    goal = _GOALS[wait.kind]
+    has_name = wait.lock not in ("", OTHER) and wait.kind in _OF
+    return " ".join(filter(None, (goal, _OF[wait.kind], f"`{wait.lock}`"))) if has_name else goal
 
 
 def _wait(wait: Waiting, state: str) -> str:
-    what = f"for {lock_phrase(wait.lock, wait.created)} in {place_phrase(wait.stack)}"
+    what = f"for {_goal(wait)} in {place_phrase(wait.stack)}"
     if wait.elapsed_s is None:
         return sentence(f"`{wait.thread}` was waiting {what} when the recording ended; for how long is not known")
     if state == "running":

@@ -161,7 +161,8 @@ class _Trace:
             free_from[lane : lane + 1] = [hold.end_ticks]
             key = (hold.thread, lane)
             if key not in self.tracks:
-                self._track(key, self._thread_of(hold.thread, hold.thread_name), "holds")
+                # With its name in it: a thread that has not waited has no other track that would say it.
+                self._track(key, self._thread_of(hold.thread, hold.thread_name), f"{hold.thread_name} holds".lstrip())
             self._hold(self.tracks[key], hold)
 
     def _hold(self, track: int, hold: Hold) -> None:

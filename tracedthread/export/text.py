@@ -211,7 +211,7 @@ class _Report:
         if not threads:
             return
         self._section("Threads, by time waited")
-        columns = thread_cells.fitting(self.console.width - 2 * _NAME_WIDTH)
+        columns = thread_cells.fitting(self.console.width - 2 * _NAME_WIDTH, threads[:MAX_THREADS])
         table = new_table("thread", "runs", *columns, numbers=tuple(range(2, 2 + len(columns))))
         for thread in threads[:MAX_THREADS]:
             name = Text(clean(thread.name) or f"thread {thread.native_id}", style="bold")

@@ -32,7 +32,7 @@ def _threads(console: Console, profile: Profile) -> None:
     rows = sorted(profile.threads, key=lambda row: (row.is_other, row.started_ticks))
     alive = sum(row.alive for row in rows)
     console.print(Text(f"{count(sum(row.threads for row in rows), 'thread')}, {alive:,} alive", style="bold"))
-    columns = thread_cells.fitting(console.width - 5 * thread_cells.WIDTH)
+    columns = thread_cells.fitting(console.width - 5 * thread_cells.WIDTH, rows)
     table = new_table("thread", "started", "after", *columns, numbers=tuple(range(2, 3 + len(columns))))
     for row in rows:
         after = duration(row.latency_s) if row.latency_ticks else "-"

@@ -5,12 +5,14 @@ The timeline: threads with their slow waits, one by one as far as there is room,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
+from functools import cache
 from heapq import nlargest
+from operator import sub
 from typing import TYPE_CHECKING, Any
 
-from tracedthread.events import EventRow
-from tracedthread.export.holds import Hold, holds, obtained_ticks
+from tracedthread.events import EventRow, Events
+from tracedthread.export.holds import Hold, holds
 from tracedthread.layout import CONTENTION_KINDS, KINDS, RESOURCE_KINDS
 from tracedthread.profile import Profile
 
@@ -35,8 +37,7 @@ def timeline(profile: Profile, names: Names, most_events: int, most_threads: int
         empty list. `left`: events without a row, those of threads without a row among them, and threads without a row.
     """
     events = profile.events
-    weights = [_BIAS[event.kind] + event.end_ticks - event.start_ticks for event in events]
-    chosen = set(nlargest(most_events, range(len(events)), key=weights.__getitem__))
+    chosen = _choose(events, most_events)
     kept = [events[index] for index in chosen]
     kept.sort(key=lambda event: (event.start_ticks, event.sequence))
     held = holds(kept)
@@ -46,8 +47,7 @@ def timeline(profile: Profile, names: Names, most_events: int, most_threads: int
     waits = [event for event in kept if _who(event) in number_of]
     bins: list[list[int]] = [[] for _ in shown]
     if len(kept) < len(events):
-        rest = (event for index, event in enumerate(events) if index not in chosen)
-        bins = _bins(rest, profile, number_of)
+        bins = _bins(profile, chosen, number_of)
     return {
         "threads": [names.text(name or "(not known any more)") for _, name in shown],
         "waits": [number for event in waits for number in page.wait(event)],
@@ -64,11 +64,28 @@ def _class_of(kind: str) -> int:
 
 
 _CLASS = {kind: _class_of(kind) for kind in KINDS}
-_BIAS = {kind: number << 64 for kind, number in _CLASS.items()}  # more than any time
+
+
+def _choose(events: Events, most: int) -> set[int]:
+    """The places of those that are shown one by one."""
+    lengths = list(map(sub, events.records.column("end_ticks"), events.records.column("start_ticks")))
+    kinds = events.records.column("kind")
+    chosen: list[int] = []
+    for of in (_CONTENTION, _RESOURCE, _IDLE):
+        if len(chosen) >= most:
+            break
+        is_of = [number == of for number in map(_class_of, KINDS)]
+        places = [place for place, kind in enumerate(kinds) if is_of[kind]]
+        chosen += nlargest(most - len(chosen), places, key=lengths.__getitem__)
+    return set(chosen)
+
+
+def _key(thread: Hashable | None, name: str) -> Hashable:
+    return thread if thread is not None else name
 
 
 def _who(event: EventRow) -> Hashable:
-    return event.thread if event.thread is not None else event.thread_name
+    return _key(event.thread, event.thread_name)
 
 
 def _everybody(events: list[EventRow], held: list[Hold]) -> dict[Hashable, str]:
@@ -135,18 +152,38 @@ class _Page:
         )
 
 
-def _bins(events: Iterable[EventRow], profile: Profile, number_of: dict[Hashable, int]) -> list[list[int]]:
-    width = max(1, -(-profile.process.duration_ticks // BINS))
+def _bins(profile: Profile, chosen: set[int], number_of: dict[Hashable, int]) -> list[list[int]]:
+    """The bins of every thread, from all events but the chosen ones."""
+    events, width = profile.events, max(1, -(-profile.process.duration_ticks // BINS))
+    first = events.first_ticks
     filled: list[list[int]] = [[] for _ in number_of]
-    for event in events:
-        number = number_of.get(_who(event))
-        if number is None or event.kind not in CONTENTION_KINDS:
-            continue
-        bins = filled[number] = filled[number] or [0] * BINS
-        start, end = max(0, event.start_ticks), min(obtained_ticks(event), width * BINS)
-        while start < end:
+    is_contention = [kind in CONTENTION_KINDS for kind in KINDS]
+
+    @cache
+    def bins_of(thread: int, generation: int) -> list[int] | None:
+        number = number_of.get(_key(*events.who(thread, generation)))
+        if number is None:
+            return None
+        filled[number] = filled[number] or [0] * BINS  # also another record's, if neither thread is known any more
+        return filled[number]
+
+    fields = ("kind", "start_ticks", "end_ticks", "own_gil_ticks", "thread", "thread_generation")
+    columns = map(events.records.column, fields)
+    for index, kind, start, end, own_gil, thread, generation in zip(range(len(events)), *columns):
+        if is_contention[kind] and index not in chosen and (bins := bins_of(thread, generation)):
+            start, end = start - first, end - own_gil - first
             at = start // width
-            until = min(end, (at + 1) * width)
-            bins[at] += until - start
-            start = until
+            if start <= end and at == end // width and 0 <= at < BINS:
+                bins[at] += end - start  # nearly all are in one bin
+            else:
+                _spread(bins, width, max(0, start), min(end, BINS * width))
     return [[min(1000, -(-1000 * ticks // width)) for ticks in bins] for bins in filled]
+
+
+def _spread(bins: list[int], width: int, start: int, end: int) -> None:
+    """Add the ticks from `start` to `end` to the bins that they lie in."""
+    while start < end:
+        at = start // width
+        until = min(end, (at + 1) * width)
+        bins[at] += until - start
+        start = until

@@ -15,12 +15,39 @@ if TYPE_CHECKING:
 
 
 class _Node:
-    __slots__ = ("children", "ns", "times")
+    """
+    Args:
+        rest: The way on from here, outermost first, as long as all that came here went it to its end: most nodes of a
+            large profile are never looked at, and so never made.
+    """
 
-    def __init__(self) -> None:
-        self.ns = 0
-        self.times = 0
+    __slots__ = ("children", "ns", "rest", "times")
+
+    def __init__(self, ns: int = 0, times: int = 0, rest: tuple[Frame, ...] = ()) -> None:
+        self.ns = ns
+        self.times = times
+        self.rest = rest
         self.children: dict[Frame, _Node] = {}
+
+    def unfold(self) -> None:
+        """Make the next node of `rest`."""
+        if self.rest:
+            self.children[self.rest[0]] = _Node(self.ns, self.times, self.rest[1:])
+            self.rest = ()
+
+    def add(self, way: tuple[Frame, ...], ns: int, times: int) -> None:
+        """Add to all nodes on a way, this one excepted."""
+        node = self
+        for depth, frame in enumerate(way, 1):
+            child = node.children.get(frame)
+            if child is None:
+                node.children[frame] = _Node(ns, times, way[depth:])
+                return
+            if child.rest:
+                child.unfold()
+            child.ns += ns
+            child.times += times
+            node = child
 
 
 def tree(samples: Iterable[Sample], names: Names, most: int) -> dict[str, Any]:
@@ -37,14 +64,7 @@ def tree(samples: Iterable[Sample], names: Names, most: int) -> dict[str, Any]:
     for sample in samples:
         stacks += 1
         root.ns += sample.ns
-        node = root
-        for frame in (Frame(sample.lock or "(unnamed)", "", 0), *reversed(sample.stack)):
-            child = node.children.get(frame)
-            if child is None:
-                child = node.children[frame] = _Node()
-            child.ns += sample.ns
-            child.times += sample.times
-            node = child
+        root.add((Frame(sample.lock or "(unnamed)", "", 0), *reversed(sample.stack)), sample.ns, sample.times)
     weights = sorted(_weights(root), reverse=True)
     # A node weighs at most what its parent does, so no parent is left out before its children.
     heaviest_left = weights[most] if len(weights) > most else -1
@@ -57,8 +77,9 @@ def _weights(root: _Node) -> list[int]:
     weights, pending = [], [root]
     while pending:
         for child in pending.pop().children.values():
-            weights.append(child.ns)
-            pending.append(child)
+            weights += [child.ns] * (1 + len(child.rest))
+            if child.children:
+                pending.append(child)
     return weights
 
 
@@ -76,4 +97,5 @@ def _flatten(root: _Node, heavier_than: int, names: Names, flat: list[int]) -> i
 
 
 def _lightest_first(node: _Node) -> list[tuple[Frame, _Node]]:
+    node.unfold()
     return sorted(node.children.items(), key=lambda pair: (pair[1].ns, pair[0]))

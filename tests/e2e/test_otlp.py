@@ -1,0 +1,243 @@
+"""
+`tracedthread run --otlp PROGRAM`: exported by providers that the program does not see, and that do not see it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+
+from collector import Collector
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
+
+WAITS = """
+    import threading, time
+    def wait(number=1):
+        lock = threading.Lock()
+        for _ in range(number):
+            def hold():
+                with lock:
+                    has.set()
+                    time.sleep(0.15)
+            has = threading.Event()
+            holder = threading.Thread(target=hold)
+            holder.start()
+            has.wait()
+            with lock:
+                pass
+            holder.join()
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
+    return {**env, "PYTHONPATH": str(ROOT), **more}
+
+
+def run(
+    folder: Path, arguments: list[str], program: str, *, head: str = WAITS, **env: str
+) -> subprocess.CompletedProcess[str]:
+    (folder / "program.py").write_text(textwrap.dedent(head) + textwrap.dedent(program), encoding="utf-8")
+    return subprocess.run(
+        [*RUN, *arguments, "program.py"],
+        cwd=folder,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_waits_arrive_as_spans_of_the_service_that_the_environment_names(tmp_path: Path) -> None:
+    with Collector() as collector:
+        env = {"OTEL_SERVICE_NAME": "shop", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test"}
+        result = run(tmp_path, ["--otlp"], "wait(3)", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **env)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        spans = collector.spans()
+    assert len(spans) == 3
+    for span in spans:
+        assert span.resource["service.name"] == "shop"
+        assert span.resource["deployment.environment.name"] == "test"
+        assert span.resource["service.instance.id"]
+        assert span.attributes["code.function.name"] == "wait"
+        assert span.attributes["tracedthread.holder.code.function.name"].endswith("hold")
+        assert 0.1 < span.duration_s < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (["--otlp-endpoint", "URL"], {}),
+        (["--otlp-endpoint=URL/"], {}),
+        ([], {"TRACEDTHREAD_OTLP_ENDPOINT": "URL"}),
+        ([], {"TRACEDTHREAD_OTLP": "1", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "URL/v1/traces"}),
+        # What is given for us goes before what is given for all.
+        (["--otlp-endpoint", "URL"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}),
+    ],
+)
+def test_endpoint_can_be_given_in_several_ways(tmp_path: Path, arguments: list[str], env: dict[str, str]) -> None:
+    with Collector() as collector:
+        arguments = [word.replace("URL", collector.url) for word in arguments]
+        env = {key: value.replace("URL", collector.url) for key, value in env.items()}
+        env.setdefault("OTEL_METRICS_EXPORTER", "none")
+        result = run(tmp_path, arguments, "wait()", **env)
+        assert (result.returncode, result.stderr) == (0, "")
+        [span] = collector.spans()
+    assert span.resource["service.name"] == "unknown_service:program.py"
+
+
+def test_the_program_gets_its_own_modules_and_none_of_ours_runs_its_code(tmp_path: Path) -> None:
+    mine = ("uuid", "gzip", "platform", "http_helper")
+    for name in mine:
+        (tmp_path / f"{name}.py").write_text("print('loaded', __name__); MINE = True", encoding="utf-8")
+    program = f"""
+        print("begins")
+        wait(2)
+        time.sleep(1.5)
+        for name in {mine}:
+            assert __import__(name).MINE, name
+        """
+    with Collector() as collector:
+        result = run(tmp_path, ["--otlp-endpoint", collector.url], program, OTEL_BSP_SCHEDULE_DELAY="200")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.splitlines() == ["begins", *(f"loaded {name}" for name in mine)]
+        assert len(collector.spans()) == 2
+
+
+@pytest.mark.parametrize("file", ["requests.py", "urllib3/__init__.py", "google.py"])
+def test_what_the_exporters_are_made_of_is_the_programs_if_it_has_that_too(tmp_path: Path, file: str) -> None:
+    name = file.partition("/")[0].removesuffix(".py")
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("print('loaded', __name__)", encoding="utf-8")
+    (tmp_path / "certifi").mkdir()  # a folder is no module
+    with Collector() as collector:
+        result = run(tmp_path, ["--otlp-endpoint", collector.url], f"wait()\ntime.sleep(1)\nimport {name}")
+        assert (result.returncode, result.stdout) == (0, f"loaded {name}\n")
+        assert result.stderr == (
+            f"tracedthread: no telemetry: it needs a module '{name}' that is not the program's of that name\n"
+        )
+
+
+def test_nothing_is_imported_for_us_once_the_program_runs(tmp_path: Path) -> None:
+    program = """
+        wait(2)
+        time.sleep(1.5)
+        print(sorted(set(sys.modules) - BEFORE - {"threading", "time"}))
+        """
+    with Collector() as collector:
+        head = "import sys\nBEFORE = set(sys.modules)\n" + textwrap.dedent(WAITS)
+        env = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "300"}
+        result = run(tmp_path, ["--otlp-endpoint", collector.url], program, head=head, **env)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
+        assert len(collector.spans()) == 2
+
+
+def test_without_telemetry_opentelemetry_is_not_even_imported(tmp_path: Path) -> None:
+    program = "import sys; print([name for name in sys.modules if name.partition('.')[0] == 'opentelemetry'])"
+    assert run(tmp_path, [], program, head="").stdout == "[]\n"
+
+
+def test_a_program_that_sets_up_opentelemetry_itself_is_not_disturbed(tmp_path: Path) -> None:
+    program = """
+        import logging
+        logging.basicConfig(level=logging.DEBUG)
+        from opentelemetry import metrics, trace
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        memory = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(memory))
+        trace.set_tracer_provider(provider)
+        meters = MeterProvider()
+        metrics.set_meter_provider(meters)
+        assert trace.get_tracer_provider() is provider and metrics.get_meter_provider() is meters
+        wait()
+        time.sleep(1)
+        assert memory.get_finished_spans() == ()
+        """
+    with Collector() as collector:
+        result = run(tmp_path, ["--otlp-endpoint", collector.url], program, OTEL_BSP_SCHEDULE_DELAY="200")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        assert len(collector.spans()) == 1
+
+
+def test_missing_extra_is_one_line_and_the_program_runs_on(tmp_path: Path) -> None:
+    (tmp_path / "hide").mkdir()
+    (tmp_path / "hide" / "sitecustomize.py").write_text(
+        "import sys\nfor name in ('opentelemetry.exporter', 'prometheus_client'): sys.modules[name] = None\n",
+        encoding="utf-8",
+    )
+    path = os.pathsep.join([str(tmp_path / "hide"), str(ROOT)])
+    for option, extra in (("--otlp", "otlp"), ("--prometheus-listen=:0", "prometheus")):
+        result = run(tmp_path, [option], "print('ran')", PYTHONPATH=path)
+        assert (result.returncode, result.stdout) == (0, "ran\n")
+        assert result.stderr.count("\n") == 1
+        assert result.stderr.endswith(f"pip install 'tracedthread[{extra}]'\n")
+
+
+def test_a_protocol_that_is_not_spoken_is_one_line(tmp_path: Path) -> None:
+    result = run(tmp_path, ["--otlp"], "print('ran')", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+    assert result.stderr.startswith("tracedthread: no telemetry: --otlp speaks http/protobuf, not grpc")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--otlp-endpoint", "localhost:4318"], "is not a URL such as"),
+        (["--otlp-endpoint"], "expected one argument"),
+        (["--prometheus-listen", "here"], "is not ADDR:PORT"),
+    ],
+)
+def test_usage_errors(tmp_path: Path, arguments: list[str], message: str) -> None:
+    command = [*RUN, *arguments, *(["program.py"] if len(arguments) > 1 else [])]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("trouble", ["down", "slow", "503", "garbage"])
+def test_a_collector_in_trouble_costs_two_lines_and_little_time(tmp_path: Path, trouble: str) -> None:
+    program = """
+        wait(2)
+        print("done", flush=True)
+        """
+    kinds = {"slow": {"delay_s": 30.0}, "503": {"status": 503}, "garbage": {"status": 418}}
+    with Collector(**kinds.get(trouble, {})) as collector:  # type: ignore[arg-type]
+        url = "http://127.0.0.1:1" if trouble == "down" else collector.url
+        (tmp_path / "program.py").write_text(textwrap.dedent(WAITS) + textwrap.dedent(program), encoding="utf-8")
+        process = subprocess.Popen(
+            [*RUN, "--otlp-endpoint", url, "program.py"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        began = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 20  # 2 s and what a busy machine makes of them
+        assert (process.returncode, out) == (0, "")
+        lines = err.splitlines()
+        assert lines[-1] == "tracedthread: not delivered: 2 of 2 spans, 1 of 1 exports of metrics"
+        failures = [line for line in lines[:-1] if line.startswith("tracedthread: telemetry cannot be delivered to ")]
+        assert failures == lines[:-1]
+        assert len(failures) == 1 or (failures == [] and trouble == "slow")  # that did not answer in time

@@ -1,0 +1,168 @@
+"""
+Counters through a MeterProvider of the user's: the same numbers, one measurement a collection, nothing that breaks a reader.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.view import DropAggregation, View
+
+from tracedthread import names
+from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.otel.observables import Observables, observe
+
+VALUE = HistogramValue(BOUNDS, (1, 2) + (0,) * (len(BOUNDS) - 1), 0.25)
+
+
+def point(metric: names.Metric, *attributes: str, value: Any = 1) -> Measurement:
+    return Measurement(metric, attributes, value, 1)
+
+
+POINTS = [
+    point(names.WAIT_DURATION, "Cache._lock", "lock", value=VALUE),
+    point(names.HOLD_DURATION, "Cache._lock", "lock", value=VALUE),
+    point(names.START_DURATION, value=VALUE),
+    point(names.ACQUISITIONS, "Cache._lock", "lock", value=12),
+    point(names.ACQUISITIONS, "other", "lock", value=5),
+    point(names.BLAME_TIME, "Cache._lock", "slow", value=1.5),
+    point(names.WAITERS, "Cache._lock", "lock", value=2),
+    point(names.THREADS, value=7),
+]
+
+
+class Source:
+    """Gives POINTS, and counts how often."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> list[Measurement]:
+        self.times += 1
+        return POINTS
+
+
+def collected(reader: InMemoryMetricReader) -> dict[str, dict[tuple[Any, ...], Any]]:
+    data = reader.get_metrics_data()
+    found: dict[str, dict[tuple[Any, ...], Any]] = {}
+    for resource in data.resource_metrics if data else ():
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                points = found.setdefault(metric.name, {})
+                for one in metric.data.data_points:
+                    points[tuple(sorted((one.attributes or {}).items()))] = one.value
+    return found
+
+
+LOCK = (("tracedthread.lock.name", "Cache._lock"), ("tracedthread.lock.type", "lock"))
+
+
+def test_counters_and_what_of_histograms_other_readers_get() -> None:
+    reader = InMemoryMetricReader()
+    observe(MeterProvider([reader]), Source())
+    found = collected(reader)
+    assert found["tracedthread.lock.acquisitions"][LOCK] == 12
+    assert found["tracedthread.lock.waiter.count"][LOCK] == 2
+    assert found["tracedthread.thread.count"] == {(): 7}
+    blamed = (("tracedthread.blamed.function", "slow"), ("tracedthread.lock.name", "Cache._lock"))
+    assert found["tracedthread.lock.blame.time"] == {blamed: 1.5}
+    assert found["tracedthread.lock.wait.time"] == {LOCK: 0.25}
+    assert found["tracedthread.lock.hold.time"] == {LOCK: 0.25}
+    assert found["tracedthread.lock.holds"] == {LOCK: 3}
+    assert found["tracedthread.thread.start.time"] == {(): 0.25}
+    assert not any(name.endswith(".duration") for name in found)
+
+
+def test_units_and_kinds_are_those_of_the_names() -> None:
+    reader = InMemoryMetricReader()
+    observe(MeterProvider([reader]), Source())
+    data = reader.get_metrics_data()
+    assert data is not None
+    (scope,) = data.resource_metrics[0].scope_metrics
+    assert scope.scope.name == names.SCOPE
+    assert scope.scope.schema_url == names.SCHEMA_URL
+    known = {metric.name: metric for metric in (*names.METRICS, *names.SUMS)}
+    for metric in scope.metrics:
+        assert (metric.unit, metric.description) == (known[metric.name].unit, known[metric.name].description)
+        assert metric.data.is_monotonic == (known[metric.name].kind == "counter")  # type: ignore[union-attr]
+
+
+def test_one_measurement_serves_a_whole_collection() -> None:
+    reader, source = InMemoryMetricReader(), Source()
+    observe(MeterProvider([reader]), source)
+    for times in (1, 2, 3):
+        collected(reader)
+        assert source.times == times
+
+
+def test_every_reader_gets_all() -> None:
+    readers, source = [InMemoryMetricReader(), InMemoryMetricReader()], Source()
+    observe(MeterProvider(readers), source)
+    assert collected(readers[0]) == collected(readers[1])
+    assert source.times == 2
+
+
+def test_what_fails_is_counted_and_breaks_no_reader(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> list[Measurement]:
+        raise RuntimeError("broken")
+
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    provider.get_meter("theirs").create_counter("theirs").add(1)
+    observables = observe(provider, broken)
+    with caplog.at_level(logging.DEBUG):
+        assert collected(reader) == {"theirs": {(): 1}}
+    assert observables.failures == 1
+    assert caplog.text == ""
+
+
+def test_stopped_it_says_nothing_and_started_again_it_makes_no_second_instrument(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    observables = observe(provider, Source())
+    assert collected(reader)
+    observables.stop()
+    assert collected(reader) == {}
+    with caplog.at_level(logging.DEBUG):
+        assert observe(provider, Source()) is observables
+        assert collected(reader)["tracedthread.thread.count"] == {(): 7}
+    assert caplog.text == ""
+
+
+def test_a_view_that_drops_instruments_takes_nothing_from_the_others() -> None:
+    reader, source = InMemoryMetricReader(), Source()
+    view = View(instrument_name="tracedthread.lock.*", aggregation=DropAggregation())
+    observe(MeterProvider([reader], views=[view]), source)
+    for _ in range(3):
+        assert collected(reader) == {"tracedthread.thread.count": {(): 7}, "tracedthread.thread.start.time": {(): 0.25}}
+    assert source.times == 3
+
+
+def test_the_prometheus_reader_of_the_sdk_takes_all() -> None:
+    exporter = pytest.importorskip("opentelemetry.exporter.prometheus")
+    prometheus_client = pytest.importorskip("prometheus_client")
+    provider = MeterProvider([exporter.PrometheusMetricReader()])
+    observe(provider, Source())
+    text = prometheus_client.generate_latest(prometheus_client.REGISTRY).decode()
+    assert "tracedthread_lock_acquisitions_total{" in text
+    assert "tracedthread_lock_wait_time_seconds_total{" in text
+    provider.shutdown()
+
+
+def test_a_provider_that_is_gone_is_not_kept() -> None:
+    provider = MeterProvider([InMemoryMetricReader()])
+    observe(provider, Source())
+    provider.shutdown()
+    assert isinstance(observe(provider, Source()), Observables)
+    reference = weakref.ref(provider)
+    del provider
+    gc.collect()
+    assert reference() is None

@@ -1,0 +1,137 @@
+"""
+Other processes' captures that cannot be had: counted and shown, and none of it takes anything from the sum.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import capture_builder as cb
+import pytest
+
+import tracedthread
+from tracedthread import _core, names, workers
+from tracedthread.procfs import Process, Refused, Unrecorded, processes
+from tracedthread.workers import Workers
+
+ME = os.getpid()
+
+
+@pytest.fixture
+def group() -> Iterator[Workers]:
+    assert tracedthread.patch()
+    group = Workers(_core.load(), top=1000)
+    yield group
+    group.close()
+    tracedthread.unpatch()
+
+
+def states(group: Workers) -> dict[str, Any]:
+    points = group.measure()
+    return {point.attributes[0]: point.value for point in points if point.metric is names.WORKERS}
+
+
+def acquisitions(group: Workers, lock: str) -> Any:
+    return sum(
+        point.value  # type: ignore[misc]
+        for point in group.measure()
+        if point.metric is names.ACQUISITIONS and point.attributes[0] == lock
+    )
+
+
+def capture_of(path: Path, pid: int, *, holds: int = 3) -> int:
+    """A descriptor of another process's capture."""
+    builder = cb.CaptureBuilder(pid=pid)
+    builder.process_start = 1
+    builder.site("Foreign._lock", ("Foreign.__init__", "/srv/foreign.py", 3)).hold(1000, times=holds)
+    path.write_bytes(builder.build())
+    return os.open(path, os.O_RDONLY)
+
+
+def test_alone_it_is_the_process_itself(group: Workers) -> None:
+    assert states(group) == {"living": 1, "ended": 0, "unreadable": 0}
+    assert [label for label, _ in group.measure_each()] == [str(ME)]
+    assert group.failures == 0
+
+
+@pytest.mark.parametrize(("refusal", "unreadable"), [(Refused, 1), (Unrecorded, 0)])
+def test_what_may_not_be_read_is_counted_and_not_tried_each_time(
+    group: Workers, refusal: type[Refused], unreadable: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def target(pid: int) -> None:
+        tried.append(pid)
+        raise refusal("no")
+
+    monkeypatch.setattr(workers, "Target", target)
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 7)})
+    for _ in range(workers.PATIENCE):
+        assert states(group) == {"living": 1, "ended": 0, "unreadable": unreadable}
+    assert tried == [4242]
+    states(group)
+    assert tried == [4242, 4242]
+
+
+def test_where_proc_hides_others_nobody_is_taken_for_dead(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    monkeypatch.setattr(workers, "processes", dict)
+    assert states(group) == {"living": 2, "ended": 0, "unreadable": 0}
+    assert acquisitions(group, "Foreign._lock") == 3
+
+
+def test_a_worker_that_cannot_be_read_any_more_stays_as_it_was(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 1)})
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    assert acquisitions(group, "Foreign._lock") == 3
+    os.truncate(tmp_path / "a", 100)
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group) == {"living": 2, "ended": 0, "unreadable": 1}
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5)})
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group) == {"living": 1, "ended": 1, "unreadable": 0}
+
+
+def test_a_pid_that_is_used_again_is_another_process(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "Target", lambda pid: (_ for _ in ()).throw(Unrecorded("no")))
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 2)})
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group) == {"living": 1, "ended": 1, "unreadable": 0}
+
+
+def test_the_same_capture_twice_counts_once_and_leaves_no_descriptor(group: Workers, tmp_path: Path) -> None:
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    before = len(os.listdir("/proc/self/fd"))
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    (tmp_path / "b").write_bytes(b"no capture at all" * 100)
+    group._take(os.open(tmp_path / "b", os.O_RDONLY), 0, None)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert acquisitions(group, "Foreign._lock") == 3
+
+
+def test_what_telemetry_dropped_is_this_processs(tmp_path: Path) -> None:
+    assert tracedthread.patch()
+    group = Workers(_core.load(), dropped=lambda: {"spans": 4})
+    try:
+        group._take(capture_of(tmp_path / "a", 4242), 0, None)
+        found = {p.attributes[0]: p.value for p in group.measure() if p.metric is names.DROPPED}
+        assert found["spans"] == 4
+    finally:
+        group.close()
+        tracedthread.unpatch()
+
+
+def test_the_list_of_processes_has_us_and_our_parent() -> None:
+    table = processes()
+    assert table[ME].parent == os.getppid()
+    assert table[ME].start > 0

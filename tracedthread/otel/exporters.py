@@ -1,0 +1,131 @@
+"""
+Exporters by OTLP over HTTP that keep what goes wrong to themselves: it is counted, and said once, on one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from tracedthread import _settings
+
+from .hush import hush
+
+__all__ = ["Delivery", "LogExporter", "MetricExporter", "SpanExporter", "SpanProcessor", "load", "say_failure"]
+
+
+class Delivery:
+    """
+    What was handed over for export and what has arrived, of one signal in one process.
+
+    Args:
+        what: What is counted, such as `spans`.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.handed = 0
+        self.delivered = 0
+
+    @property
+    def missing(self) -> int:
+        """What has not arrived: it was refused, there was no room for it, or it is still under way."""
+        return self.handed - self.delivered
+
+    def export(self, export: Callable[..., Any], items: int, destination: str, *args: Any, **kwargs: Any) -> Any:
+        """
+        Export a batch.
+
+        Returns:
+            What `export` does; None if it has raised something.
+        """
+        result, reason = None, "it does not take them"
+        with hush():
+            try:
+                result = export(*args, **kwargs)
+            except Exception as exc:
+                reason = type(exc).__name__
+        if getattr(result, "name", "") == "SUCCESS":
+            self.delivered += items
+        else:
+            say_failure(destination.partition("/v1/")[0], reason)
+        return result
+
+
+_said: set[tuple[int, str]] = set()
+
+
+def say_failure(destination: str, reason: str) -> None:
+    """One line, whichever signal fails first and however often; at the end there are numbers."""
+    if (os.getpid(), destination) not in _said:
+        _said.add((os.getpid(), destination))
+        _settings.say(f"telemetry cannot be delivered to {destination} ({reason}); the program goes on without")
+
+
+class SpanExporter(OTLPSpanExporter):
+    """Of spans."""
+
+    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
+        super().__init__(endpoint=endpoint)
+        self._delivery = delivery
+
+    def export(self, spans: Sequence[ReadableSpan], *args: Any, **kwargs: Any) -> Any:
+        """Send a batch."""
+        return self._delivery.export(super().export, len(spans), self._endpoint, spans, *args, **kwargs)
+
+
+class MetricExporter(OTLPMetricExporter):
+    """Of metrics. What could not be sent is sent the next time, for sums only grow."""
+
+    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
+        super().__init__(endpoint=endpoint)
+        self._delivery = delivery
+
+    def export(self, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Send what was measured."""
+        self._delivery.handed += 1
+        return self._delivery.export(super().export, 1, self._endpoint, metrics_data, *args, **kwargs)
+
+
+class LogExporter(OTLPLogExporter):
+    """Of log events."""
+
+    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
+        super().__init__(endpoint=endpoint)
+        self._delivery = delivery
+
+    def export(self, batch: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """Send a batch."""
+        self._delivery.handed += len(batch)
+        return self._delivery.export(super().export, len(batch), self._endpoint, batch, *args, **kwargs)
+
+
+class SpanProcessor(BatchSpanProcessor):
+    """In batches; counts what it is handed, also what its queue has no room for."""
+
+    def __init__(self, delivery: Delivery, exporter: SpanExporter) -> None:
+        super().__init__(exporter)
+        self._delivery = delivery
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        self._delivery.handed += 1
+        with hush():  # that its queue is full
+            super().on_end(span)
+
+
+def load() -> None:
+    """Import what they would import when they are made or used, so that nothing is while the program runs."""
+    import netrc  # noqa: F401  by requests
+
+    "localhost".encode("idna")
+
+    for kind in (SpanExporter, MetricExporter, LogExporter):
+        kind(Delivery(""), "http://localhost").shutdown()

@@ -1,0 +1,97 @@
+"""
+Metrics through the program's own set-up: counters by its MeterProvider, histograms beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.resources import Resource
+
+from tracedthread.measure import Board
+
+from .histograms import HistogramExporter, make_exporter
+from .observables import Observables, observe
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from tracedthread.exemplars import Exemplars
+
+__all__ = ["Metrics", "exporter_of_environment", "uses_otlp"]
+
+
+class Metrics:
+    """
+    A sink of the recorder, which it uses as a clock only: a global provider may be set later.
+
+    Args:
+        meter_provider: None for the global one.
+        tracer_provider: Its resource, which all of the program's providers have, is that of the histograms.
+        histograms: Whether to export them; None: if the environment speaks of metrics by OTLP.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
+        *,
+        exemplars: Exemplars | None = None,
+        histograms: bool | None = None,
+    ) -> None:
+        self._tracer_provider = tracer_provider
+        self._observables: Observables = observe(meter_provider or metrics.get_meter_provider(), board.measure)
+        self._waiting: HistogramExporter | None = None
+        self._histograms: HistogramExporter | None = None
+        if uses_otlp() if histograms is None else histograms:
+            self._waiting = HistogramExporter(
+                board.measure, resource=self._resource, exporter=exporter_of_environment, exemplars=exemplars
+            )
+            self.tick()
+
+    def tick(self, *_: object) -> None:
+        """Begin with the histograms once it is known whose they are."""
+        if self._waiting is not None and self._known_resource() is not None:
+            self._histograms, self._waiting = self._waiting, None
+            self._histograms.start()
+
+    def close(self, timeout_s: float) -> None:
+        """Export for the last time."""
+        self._waiting = None
+        if self._histograms is not None:
+            self._histograms.close(timeout_s)
+        self._observables.stop()
+
+    def _known_resource(self) -> Resource | None:
+        resource = getattr(self._tracer_provider or trace.get_tracer_provider(), "resource", None)
+        return resource if isinstance(resource, Resource) else None
+
+    def _resource(self) -> Resource:
+        return self._known_resource() or Resource.create()
+
+
+def uses_otlp() -> bool:
+    """Whether the environment speaks of metrics by OTLP."""
+    if (names := os.environ.get("OTEL_METRICS_EXPORTER")) is not None:
+        return "otlp" in (name.strip() for name in names.split(","))
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
+    return any(os.environ.get(name) for name in endpoints)
+
+
+def exporter_of_environment() -> Any:
+    """
+    The exporter that OTEL_EXPORTER_OTLP_* describe, in the protocol that they name.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    generally = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
+    if (os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or generally) != "grpc":
+        return make_exporter()
+    from opentelemetry.exporter.otlp.proto.grpc import metric_exporter  # type: ignore[import-not-found, unused-ignore]
+
+    return metric_exporter.OTLPMetricExporter()

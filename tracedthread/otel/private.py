@@ -1,0 +1,216 @@
+"""
+Providers that are nobody's but ours, for programs that need not know of OpenTelemetry: `tracedthread run --otlp`.
+
+The global providers stay the program's. A forked child makes providers of its own: those that it inherits may be locked
+by threads that it does not have, and share its parent's connections.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+from tracedthread import _core, _settings
+from tracedthread._original import originals
+from tracedthread.exemplars import Exemplars
+
+from . import setup
+from .exporters import Delivery, LogExporter, MetricExporter, SpanExporter, SpanProcessor
+from .histograms import HistogramExporter
+from .hush import hush, watch
+from .observables import Observables, observe
+from .options import Options, Settled
+
+if TYPE_CHECKING:
+    from tracedthread.live import LiveEvent, LiveStart
+    from tracedthread.measure import Board
+
+__all__ = ["Private", "make_resource", "start"]
+
+
+def start(endpoint: str | None = None, options: Options | None = None) -> bool:
+    """
+    Export what is recorded from now on.
+
+    Args:
+        endpoint: Such as `http://localhost:4318`; None for what OTEL_EXPORTER_OTLP_* say.
+    Returns:
+        Whether it is. Not where nothing is recorded.
+    """
+    core = _core.loaded()
+    if core is None or not core.is_open:
+        return False
+    settled = (options or Options()).settled()
+    return setup.is_started() or setup.tell([Private(settled, endpoint)], settled)
+
+
+def make_resource(*, child: bool = False) -> Resource:
+    """
+    Who this process is: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, and what tells it from others.
+
+    Args:
+        child: It is a fork, so that the instance that the environment names is its parent.
+    """
+    resource = Resource.create({PROCESS_PID: os.getpid()})
+    known: dict[str, Any] = {}
+    if child or SERVICE_INSTANCE_ID not in resource.attributes:  # the SDK gives one since 1.42
+        known[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+    if _core.program and str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        known[SERVICE_NAME] = f"unknown_service:{_core.program}"
+    return resource.merge(Resource(known))
+
+
+class Private:
+    """A sink of the recorder that has its own providers."""
+
+    def __init__(self, settled: Settled, endpoint: str | None = None) -> None:
+        self._settled = settled
+        self._endpoint = endpoint
+        self._exemplars = Exemplars()
+        self._board = setup.make_board(settled)
+        self._resources: dict[int, Resource] = {}  # by process
+        self._providers = self._make()
+        self._histograms: HistogramExporter | None = None
+        if _is_wanted("METRICS"):
+            self._histograms = _Histograms(
+                self._board.measure,
+                resource=self._resource,
+                exporter=lambda: OTLPMetricExporter(endpoint=endpoint and f"{endpoint}/v1/metrics"),
+                exemplars=self._exemplars,
+            )
+            self._histograms.start()
+
+    def tick(
+        self,
+        events: Sequence[LiveEvent],
+        starts: Sequence[LiveStart],
+        contexts: Mapping[int, Any],
+        lost: Mapping[str, int],
+    ) -> None:
+        """Tell the providers."""
+        if self._providers.pid != os.getpid():
+            parents = self._providers
+            self._providers = self._make()
+            # The SDK has given them threads here, too.
+            originals.start_new_thread(parents.end, ())
+        with hush():
+            for sink in self._providers.sinks:
+                sink.tick(events, starts, contexts, lost)
+
+    def close(self, timeout_s: float) -> None:
+        """Export what there is, as far as that can be done in time."""
+        providers = self._providers
+        leave_by = time.monotonic() + timeout_s * 0.9
+        with hush():
+            for sink in providers.sinks:
+                sink.close(max(0.0, leave_by - time.monotonic()))
+        done = originals.allocate_lock()
+        done.acquire()
+        originals.start_new_thread(providers.end, (done.release,))
+        if self._histograms is not None:
+            self._histograms.close(max(0.0, leave_by - time.monotonic()))
+        if not done.acquire(True, max(0.0, leave_by - time.monotonic())):
+            providers.abandon()
+        missing = [
+            f"{delivery.missing} of {delivery.handed} {delivery.what}"
+            for delivery in providers.deliveries
+            if delivery.missing
+        ]
+        if missing:
+            _settings.say(f"not delivered: {', '.join(missing)}")
+
+    def after_fork(self) -> None:
+        """In a child, whose new providers are still to come: those of the parent have nothing to say."""
+        self._providers.forget()
+
+    def _make(self) -> _Providers:
+        providers = _Providers(self._settled, self._endpoint, self._resource(), self._exemplars)
+        if _is_wanted("METRICS"):
+            providers.measure(self._board)
+        watch()
+        return providers
+
+    def _resource(self) -> Resource:
+        # Asked by two threads of a new child.
+        resource = self._resources.get(os.getpid())
+        return resource or self._resources.setdefault(os.getpid(), make_resource(child=bool(self._resources)))
+
+
+class _Histograms(HistogramExporter):
+    def _say_failure(self, reason: str) -> None:
+        pass  # the counters fail at the same times, and say so
+
+
+def _is_wanted(signal: str) -> bool:
+    return os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip().lower() != "none"
+
+
+class _Providers:
+    """Those of one process, and what tells them."""
+
+    def __init__(self, settled: Settled, endpoint: str | None, resource: Resource, exemplars: Exemplars) -> None:
+        self.pid = os.getpid()
+        self._resource = resource
+        self._observables: Observables | None = None
+        self.deliveries: list[Delivery] = []
+        self._exporters: list[Any] = []
+        self._providers: list[Any] = []
+        self._endpoint = endpoint
+        tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        if _is_wanted("TRACES"):
+            spans = Delivery("spans")
+            tracer_provider.add_span_processor(SpanProcessor(spans, self._exporter(SpanExporter, spans, "traces")))
+        self._providers.append(tracer_provider)
+        logger_provider = None
+        if settled.thread_start_logs:
+            logger_provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
+            exporter = self._exporter(LogExporter, Delivery("log events"), "logs")
+            logger_provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
+            self._providers.append(logger_provider)
+        self.sinks = setup.make_sinks(settled, exemplars, tracer_provider, logger_provider)
+
+    def measure(self, board: Board) -> None:
+        """Export counters, too."""
+        exporter = self._exporter(MetricExporter, Delivery("exports of metrics"), "metrics")
+        provider = MeterProvider([PeriodicExportingMetricReader(exporter)], self._resource, shutdown_on_exit=False)
+        self._observables = observe(provider, board.measure)
+        self._providers.append(provider)
+
+    def forget(self) -> None:
+        """Say nothing any more, without a lock."""
+        if self._observables is not None:
+            self._observables.stop()
+
+    def end(self, then: Any = None) -> None:
+        """Export the rest and end all threads. What takes longer is not waited for by anybody."""
+        with hush():
+            for provider in self._providers:
+                try:
+                    provider.shutdown()
+                except Exception as exc:
+                    _settings.say(f"OpenTelemetry's provider did not end: {type(exc).__name__}")
+        if then is not None:
+            then()
+
+    def abandon(self) -> None:
+        """Time is up: no more attempts."""
+        with hush():
+            for exporter in self._exporters:
+                exporter.shutdown()
+
+    def _exporter(self, kind: Any, delivery: Delivery, signal: str) -> Any:
+        exporter = kind(delivery, self._endpoint and f"{self._endpoint}/v1/{signal}")
+        self.deliveries.append(delivery)
+        self._exporters.append(exporter)
+        return exporter

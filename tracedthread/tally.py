@@ -1,0 +1,99 @@
+"""
+What captures have counted so far, as sums that can be added: over the locks of one name, and over processes.
+
+Everything adds up exactly. Times are integers, in 2^-32 ns: ticks times the rate measured at the start, which is known
+to about 3e-5. The report's rate gets finer as a recording gets longer, but with a rate that moves, sums would sometimes
+go backwards. A histogram is one integer, 64 bits a bucket, which one addition adds.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, TypeVar
+
+_UNITS = 2**32 * 10**9  # a second
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+def seconds(time: int) -> float:
+    """A time of a tally as seconds, correctly rounded."""
+    return time / _UNITS
+
+
+class LockTally(NamedTuple):
+    """Everything counted about locks. Times in 2^-32 ns, histograms 64 bits a bucket."""
+
+    acquisitions: int = 0
+    contended: int = 0
+    timeouts: int = 0
+    hold: int = 0
+    wait: int = 0
+    gil: int = 0  # own and others' waiting that was for the GIL
+    handoff: int = 0
+    hold_histogram: int = 0
+    wait_histogram: int = 0
+    waiters: int = 0  # now
+
+    def plus(self, other: LockTally) -> LockTally:
+        """Both together."""
+        return LockTally._make(map(operator.add, self, other))
+
+    def minus(self, before: LockTally) -> LockTally:
+        """What came after `before`; it counted nothing that is not counted here."""
+        return LockTally._make(map(operator.sub, self, before))
+
+
+class Tally(NamedTuple):
+    """
+    What was counted in one process, or in several.
+
+    Args:
+        locks: By name and type.
+        blame: Time by name of the lock and function that held it.
+        started: Threads; with `start_time` and `start_histogram`, as in LockTally.
+        threads: That live now.
+        dropped: Records by section: what found no room, or was overwritten.
+        start_ns: When counting began, since 1970-01-01 UTC; the earliest of several.
+    """
+
+    locks: Mapping[tuple[str, str], LockTally]
+    blame: Mapping[tuple[str, str], int]
+    started: int
+    start_time: int
+    start_histogram: int
+    threads: int
+    dropped: Mapping[str, int]
+    start_ns: int
+
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        locks = dict(self.locks)
+        for key, lock in other.locks.items():
+            locks[key] = locks[key].plus(lock) if key in locks else lock
+        return Tally(
+            locks,
+            _sum(self.blame, other.blame),
+            self.started + other.started,
+            self.start_time + other.start_time,
+            self.start_histogram + other.start_histogram,
+            self.threads + other.threads,
+            _sum(self.dropped, other.dropped),
+            min(self.start_ns, other.start_ns) or max(self.start_ns, other.start_ns),
+        )
+
+    def ended(self) -> Tally:
+        """What remains of it when its process is gone: nobody waits or lives there."""
+        locks = {key: lock._replace(waiters=0) for key, lock in self.locks.items()}
+        return self._replace(locks=locks, threads=0)
+
+
+EMPTY = Tally({}, {}, 0, 0, 0, 0, {}, 0)
+
+
+def _sum(one: Mapping[_Key, int], two: Mapping[_Key, int]) -> dict[_Key, int]:
+    result = dict(one)
+    for key, value in two.items():
+        result[key] = result.get(key, 0) + value
+    return result

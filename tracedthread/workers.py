@@ -1,0 +1,304 @@
+"""
+The captures of a process and of its descendants, added up: what a prefork server's one endpoint tells.
+
+A forked child records into a capture of its own, which begins at zero, and dies when it likes. So that nothing is
+missed and nothing counted twice, it sends its capture's descriptor here as the first thing it does: through a socket
+that all descendants inherit. The memory behind the descriptor stays when the child is gone, killed or not; its final
+totals are then added to those of all that have ended, and the descriptor is closed.
+
+Descendants that have not sent theirs (they are not forks, or closed all descriptors) are looked for in /proc at every
+measurement. Of these, one that lives and dies between two measurements is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from tracedthread import _core, layout, names
+from tracedthread._original import originals
+from tracedthread.capture import CaptureError
+from tracedthread.measure import Measurement, Stream
+from tracedthread.procfs import Process, Refused, Unrecorded, identify, processes
+from tracedthread.shown import TOP, Shown
+from tracedthread.tallier import Tallier, read_descriptor, read_own
+from tracedthread.tally import EMPTY, Tally
+from tracedthread.target import Target
+
+OWN_WAIT_S = 1.0
+#: Descriptors kept at most before those of the dead are looked for and closed.
+KEPT_AT_MOST = 64
+#: In this many measurements a process in which there was nothing to read is not looked into again.
+PATIENCE = 8
+
+Identity = tuple[int, int, int]  # pid, when the process began, when its capture did
+
+
+class _Worker:
+    """A capture of another process, and what was read of it last."""
+
+    def __init__(self, pid: int, identity: Identity, fd: int, start: int) -> None:
+        self.pid = pid
+        self.identity = identity
+        self.fd = fd
+        self.is_readable = True
+        self.tally = EMPTY
+        self._tallier = Tallier(read_descriptor(fd, start))
+
+    def read(self) -> Tally:
+        """What it has counted; if it cannot be read, what was read last."""
+        try:
+            self.tally = self._tallier.tally()
+            self.is_readable = True
+        except (OSError, CaptureError):
+            self.is_readable = False
+        return self.tally
+
+    def is_alive(self, table: Mapping[int, Process]) -> bool:
+        process = table.get(self.pid)
+        return process is not None and self.identity[1] in (process.start, 0)
+
+
+class Group(NamedTuple):
+    """What was counted by whom: by pid, `retired` for all that have ended."""
+
+    members: dict[str, Tally]
+    ended: int
+    unreadable: int
+
+
+class Workers:
+    """
+    The calling process and its descendants. Any thread may ask; nothing is ever raised.
+
+    Args:
+        top: How many locks are shown at first.
+        dropped: What telemetry of this process had to drop, by section.
+    """
+
+    def __init__(
+        self, core: _core.Core, *, top: int = TOP, dropped: Callable[[], Mapping[str, int]] | None = None
+    ) -> None:
+        self._core, self._dropped = core, dropped
+        self._own = Tallier(read_own(core), in_place=True)
+        self._last_own = EMPTY
+        self._lock = originals.allocate_lock()
+        self._shown = Shown(top)
+        self._sum = Stream(self._shown)
+        self._each: dict[str, Stream] = {}
+        self._known: dict[Identity, _Worker] = {}
+        self._retired, self._ended = EMPTY, 0
+        self._refused: dict[tuple[int, int], tuple[bool, int]] = {}  # pid and start: not allowed to; for how long yet
+        self._sweep_at = KEPT_AT_MOST
+        self._newest: list[Measurement] = []
+        self._newest_each: list[tuple[str, list[Measurement]]] = []
+        self.failures = 0
+        self._inbox, self._outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._inbox.setblocking(False)
+        self._outbox.setblocking(False)
+        # The program may close them, and give their numbers to sockets of its own.
+        self._inbox_is, self._outbox_is = identify(self._inbox), identify(self._outbox)
+        _live.add(self)
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when a child has just begun; then call `receive`."""
+        return self._inbox.fileno()
+
+    def measure(self) -> list[Measurement]:
+        """The points of all metrics, of all processes together."""
+        self._measure()
+        return self._newest
+
+    def measure_each(self) -> list[tuple[str, list[Measurement]]]:
+        """The same for each: its pid, or `retired` for all that have ended, and its points."""
+        self._measure()
+        return self._newest_each
+
+    def receive(self) -> bool:
+        """Take what children have sent. Returns False when nothing can come any more."""
+        if self._lock.acquire(timeout=OWN_WAIT_S):
+            try:
+                if not self._receive():
+                    return False
+                if len(self._known) > self._sweep_at:
+                    self._retire(processes())
+                    self._sweep_at = max(KEPT_AT_MOST, 2 * len(self._known))
+            except OSError:
+                self.failures += 1
+            finally:
+                self._lock.release()
+        return True
+
+    def close(self) -> None:
+        """Let go of all descriptors."""
+        _live.discard(self)
+        for worker in self._known.values():
+            os.close(worker.fd)
+        self._known = {}
+        self._inbox.close()
+        self._outbox.close()
+
+    def _measure(self) -> None:
+        if not self._lock.acquire(timeout=OWN_WAIT_S):
+            return
+        try:
+            group = self._read()
+            total = EMPTY
+            for tally in group.members.values():
+                total = total.plus(tally)
+            self._shown.update(total)
+            dropped = self._dropped() if self._dropped is not None else {}
+            mine = str(os.getpid())
+            points = self._sum.measure(total, self._more(total, group.members[mine], dropped))
+            living = len(group.members) - ("retired" in group.members)
+            for state, count in (("living", living), ("ended", group.ended), ("unreadable", group.unreadable)):
+                points.append(Measurement(names.WORKERS, (state,), count, total.start_ns))
+            each = []
+            streams: dict[str, Stream] = {}
+            for label, tally in group.members.items():
+                stream = streams[label] = self._each.get(label) or Stream(self._shown)
+                each.append((label, stream.measure(tally, dropped if label == mine else None)))
+            self._newest, self._newest_each, self._each = points, each, streams
+        except Exception:
+            self.failures += 1
+        finally:
+            self._lock.release()
+
+    @staticmethod
+    def _more(total: Tally, own: Tally, dropped: Mapping[str, int]) -> dict[str, int]:
+        """What this process's telemetry dropped, in place of its capture's own count, in the sum over all."""
+        return {
+            section: total.dropped.get(section, 0) - own.dropped.get(section, 0) + count
+            for section, count in dropped.items()
+        }
+
+    def _read(self) -> Group:
+        try:
+            self._last_own = self._own.tally()
+        except (OSError, CaptureError):
+            self.failures += 1
+        self._receive()
+        table = processes()
+        unreadable = 0
+        if os.getpid() in table:  # else /proc is not ours to look into, and nobody would seem to live
+            unreadable = self._discover(table)
+            self._retire(table)
+        members = {str(os.getpid()): self._last_own}
+        for worker in self._known.values():
+            label, tally = str(worker.pid), worker.read()
+            members[label] = members[label].plus(tally) if label in members else tally
+            unreadable += not worker.is_readable
+        if self._ended:
+            members["retired"] = self._retired
+        return Group(members, self._ended, unreadable)
+
+    def _retire(self, table: Mapping[int, Process]) -> None:
+        for worker in [worker for worker in self._known.values() if not worker.is_alive(table)]:
+            self._retired = self._retired.plus(worker.read().ended())
+            self._ended += 1
+            os.close(worker.fd)
+            del self._known[worker.identity]
+
+    def _receive(self) -> bool:
+        while True:
+            if identify(self._inbox) != self._inbox_is:
+                return False
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self._inbox, 16, 1)
+            except (BlockingIOError, InterruptedError):
+                return True
+            for fd in descriptors:
+                self._take(fd, 0, None)
+
+    def _discover(self, table: Mapping[int, Process]) -> int:
+        """Take the captures of descendants that have not sent theirs; how many could not be read."""
+        unreadable = 0
+        known = {(worker.pid, worker.identity[1]) for worker in self._known.values()}
+        refused: dict[tuple[int, int], tuple[bool, int]] = {}
+        for pid in _descendants(os.getpid(), table):
+            who = pid, table[pid].start
+            is_forbidden, patience = self._refused.get(who, (False, 0))
+            if who not in known and patience == 0:
+                try:
+                    self._take(*Target(pid).place, pid)
+                    continue
+                except Unrecorded:
+                    is_forbidden, patience = False, PATIENCE
+                except Refused:
+                    is_forbidden, patience = True, PATIENCE
+                except OSError:
+                    continue
+            if who not in known:
+                refused[who] = is_forbidden, patience - 1
+                unreadable += is_forbidden
+        self._refused = refused
+        return unreadable
+
+    def _take(self, fd: int, start: int, pid: int | None) -> None:
+        """Keep a descriptor, which from now on is ours, unless what it leads to is known or no capture."""
+        try:
+            header = layout.HEADER.read(read_descriptor(fd, start)(0, layout.HEADER.size))
+            identity = header.pid, header.process_start, header.first_ticks
+            if header.magic == layout.MAGIC and identity not in self._known and identity != self._own.identity:
+                self._known[identity] = _Worker(header.pid if pid is None else pid, identity, fd, start)
+                return
+        except (OSError, CaptureError):
+            pass
+        os.close(fd)
+
+    def _after_fork(self) -> None:
+        """In a child: send our own capture, and let go of what is the parent's."""
+        try:
+            if identify(self._outbox) == self._outbox_is and (fd := _own_descriptor(self._core)) is not None:
+                try:
+                    socket.send_fds(self._outbox, [b"capture"], [fd], socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+                finally:
+                    os.close(fd)
+        except OSError:
+            pass  # too many at once, or nobody is there any more: it is looked for in /proc
+        self._lock = originals.allocate_lock()
+        for worker in self._known.values():
+            _close_quietly(worker.fd)
+        self._known = {}
+        _close_quietly(self._inbox.detach())
+
+
+def _own_descriptor(core: _core.Core) -> int | None:
+    """A new descriptor of the process's own capture."""
+    if (fd := core.lib.tt_capture_descriptor()) >= 0:
+        return os.dup(fd)
+    # Without one it is a file, or private memory, and then the path is still the parent's, who knows it.
+    return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC) if core.path is not None else None
+
+
+def _close_quietly(fd: int) -> None:
+    with suppress(OSError):
+        os.close(fd)
+
+
+def _descendants(root: int, table: Mapping[int, Process]) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for pid, process in table.items():
+        children.setdefault(process.parent, []).append(pid)
+    found: list[int] = []
+    todo = [root]
+    while todo:
+        for pid in children.pop(todo.pop(), ()):
+            found.append(pid)
+            todo.append(pid)
+    return found
+
+
+_live: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for workers in list(_live):
+        workers._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
