@@ -40,8 +40,8 @@ RESAMPLED = 10_000
 ROUNDS_AT_LEAST = 10
 START_S = 60
 SERVICES = {"flask": "service_apps:flask_application()", "django": "service_apps:django_application()"}
-# Where only one side exports to: metrics by tracedthread (all have spans), profiles by ddtrace.
-PROOF = ("/v1/metrics", "/profiling/v1/input")
+# What only one side exports: metrics and waits tracedthread, profiles ddtrace.
+PROOF = ("/v1/metrics", "lock.wait", "/profiling/v1/input")
 SIDES = ("plain", "tracedthread", "ddtrace locks")
 
 
@@ -221,9 +221,9 @@ def measure(application: str, options: argparse.Namespace, sides: tuple[str, ...
                         turns[side].append(services[side].turn(options.seconds))
         with urllib.request.urlopen(sink, timeout=10) as answer:
             taken = json.load(answer)
-    for path in PROOF:
-        if not taken.get(path):
-            raise RuntimeError(f"nothing was exported to {path}, so this would measure nothing: {taken}")
+    for what in PROOF:
+        if not taken.get(what):
+            raise RuntimeError(f"no {what} was exported, so nothing was measured: {taken}")
     return turns
 
 
