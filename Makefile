@@ -8,6 +8,7 @@ $(error no Python at "$(PYTHON)")
 endif
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python
+GROUPS ?= test services
 NATIVE := $(wildcard native/*.c native/*.h native/build.py)
 
 .DEFAULT_GOAL := help
@@ -51,7 +52,7 @@ clean:  ## remove what the other targets made, but for build/debian and build/ba
 	find . -name __pycache__ -not -path './build/*' -prune -exec rm -rf {} +
 
 $(VENV)/.made: pyproject.toml tests/pythons/venv.sh
-	bash tests/pythons/venv.sh $(PYTHON) $(VENV) test
+	bash tests/pythons/venv.sh $(PYTHON) $(VENV) $(GROUPS)
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.made

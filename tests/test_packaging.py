@@ -116,6 +116,7 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
     assert package == python | examples | native | page | {"tracedthread/py.typed"}
     assert metadata["Version"] == tracedthread.__version__
     assert metadata["Requires-Python"] == ">=3.10"
+    assert "instruments" in (metadata.get_all("Provides-Extra") or [])  # see pyproject.toml
     required = {
         line.split(">")[0].split("<")[0] for line in metadata.get_all("Requires-Dist") or [] if "extra ==" not in line
     }
@@ -134,6 +135,20 @@ def test_an_installed_wheel_records_and_reports(installed: Path, tmp_path: Path)
     assert lock["wait_s"] > 0.05
     run(installed / "tracedthread", "report", "app.ttc", "-o", "app.html", cwd=tmp_path)
     assert "TURN" in (tmp_path / "app.html").read_text(encoding="ascii")
+
+
+@pytest.mark.timeout(300)
+def test_extras_resolve_in_seconds_and_opentelemetry_finds_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """From the index, in an environment that has nothing: what users do first."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    bin_ = tmp_path / "venv" / "bin"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", bin_ / "python", "install", "-q"]
+    # Where pip has to go back through all releases this does not end in the time that `run` gives it.
+    run(*pip, f"tracedthread[otlp,instrumentation,prometheus] @ {wheel.as_uri()}", cwd=tmp_path)
+    run(*pip[:-2], "check", cwd=tmp_path)
+    (tmp_path / "app.py").write_text("import tracedthread; print(tracedthread.is_patched())", encoding="utf-8")
+    command = [bin_ / "opentelemetry-instrument", "--traces_exporter", "none", bin_ / "python", "app.py"]
+    assert run(*command, cwd=tmp_path) == "True\n"
 
 
 @pytest.mark.timeout(300)

@@ -4,7 +4,7 @@ What a thread, or a block of code in it, has waited: for access logs, `Server-Ti
 
 from __future__ import annotations
 
-from . import _core, names
+from . import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class Bill:
 
     def attributes(self) -> dict[str, float]:
         """The bill as attributes of a span, seconds."""
+        from . import names  # with `typing`, which no start is to wait for
+
         stats = self.stats
         return {
             names.REQUEST_WAIT: stats.wait_s,

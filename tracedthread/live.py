@@ -205,7 +205,7 @@ class Live:
         return layout.HEADER.read(self._view)
 
     def _synchronise(self) -> None:
-        self._core.lib.tt_capture_anchor()
+        self._core.types.anchor_capture()
         self._clock.advance(self._header())
 
     def _used(self, section_id: int) -> int:

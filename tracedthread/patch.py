@@ -6,6 +6,7 @@ import os
 import sys
 
 from . import _core, _settings
+from ._endings import at_end_of_child
 from ._original import bootstrap, originals, stock
 
 TYPE_CHECKING = False
@@ -324,6 +325,4 @@ def _after_fork_in_child() -> None:
         core.open(core.target.of_child(), size=core.size)
     except _core.Unavailable as exc:
         _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
-    # A child of multiprocessing ends by os._exit, past atexit, after running what it was told through this.
-    if (util := sys.modules.get("multiprocessing.util")) is not None:
-        util.register_after_fork(core, lambda _: util.Finalize(None, core.finish, exitpriority=-100))
+    at_end_of_child(core, core.finish, -100)

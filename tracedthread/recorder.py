@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from tracedthread import _core, _settings
+from tracedthread._endings import at_end_of_child
 from tracedthread._original import originals
 from tracedthread.capture import CaptureError
 from tracedthread.live import Live
@@ -153,10 +153,8 @@ def _after_fork_in_child() -> None:
     for sink in parent.sinks:
         attempt(getattr(sink, "after_fork", bool))
     recorder = shared.current = _launch(core, parent.sinks, parent.interval_s, parent)
-    # A child of multiprocessing ends by os._exit, past atexit, after running what it was told through this.
-    if recorder is not None and (util := sys.modules.get("multiprocessing.util")) is not None:
-        # Before the capture is finished, which is told by a priority of -100.
-        util.register_after_fork(recorder, lambda _: util.Finalize(None, _at_exit, exitpriority=-50))
+    if recorder is not None:
+        at_end_of_child(recorder, _at_exit, -50)  # before the capture is finished
 
 
 def _hook() -> None:

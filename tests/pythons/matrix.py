@@ -6,7 +6,8 @@ Every Python there is: the project's tests, and CPython's own tests under the pa
 CPython's tests run in mode B (patched through a `.pth`, children too); on the oldest version and on 3.14 (or the newest
 there is) also in mode A (patched in process). B covers more; A patches after `site` and what it imports. The oldest
 version is the one that has the private interfaces of before 3.13 and runs `.pth` lines twice in an environment; 3.14
-is the newest release with the thread handles and starts workers by forkserver.
+is the newest release with the thread handles and starts workers by forkserver. What has to do with OpenTelemetry runs
+once more on the oldest version, with the oldest releases of OpenTelemetry.
 
 The logs are in build/matrix. The exit code is 1 if anything failed or fewer than --at-least interpreters were tested.
 """
@@ -138,6 +139,10 @@ def plan(pythons: list[Python], without_pytest: list[str]) -> list[Task]:
             command = [python.venv_python, "-m", "pytest", "-p", "no:cacheprovider"]
             command += [f"--ignore={same}" for same in SAME_FOR_ALL]
             tasks.append(Task(python, "pytest", command, weight=100))
+    oldest = pythons[0]
+    if not oldest.prefix:
+        command = ["bash", str(HERE / "oldest_otel.sh"), oldest.command]
+        tasks.append(Task(oldest, "oldest OTel", command, weight=90))
     return sorted(tasks, key=lambda task: -task.weight)
 
 
@@ -179,7 +184,10 @@ def main() -> int:
         pythons = [p for p in pythons if any(f"{p.version}.".startswith(f"{only}.") for only in args.only)]
     print(f"Pythons: {', '.join(map(str, pythons))}", flush=True)
     ready: list[Python] = []
-    tasks = [Task(p, "build", ["make", "-s", "build", f"PYTHON={p.command}"], weight=0, timeout_s=600) for p in pythons]
+    tasks = [
+        Task(p, "build", ["make", "-s", "build", f"PYTHON={p.command}", "GROUPS=test"], weight=0, timeout_s=600)
+        for p in pythons
+    ]
     for task in tasks:
         task.run()
         task.failed = 0 if (ROOT / ".venv" / task.python.version / ".native").exists() else 1

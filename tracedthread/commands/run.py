@@ -52,14 +52,9 @@ class Options:
         """Why these options make no sense, or None."""
         if self.script is None and self.module is None:
             return "what shall be run? Give a SCRIPT or -m MODULE"
-        if self.follow_fork and self.output is None and not self.tells:
+        if self.follow_fork and self.output is None and not (self.otlp or self.otlp_endpoint):
             return "--follow-fork needs -o FILE or --otlp: where the other processes record to"
         return None
-
-    @property
-    def tells(self) -> bool:
-        """Whether telemetry is asked for."""
-        return self.otlp or self.otlp_endpoint is not None or self.prometheus_listen is not None
 
 
 def parse(arguments: list[str]) -> Options | None:

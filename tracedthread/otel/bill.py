@@ -82,6 +82,9 @@ class Bills:
             self._add()
 
     def close(self, timeout_s: float) -> None:
+        """Nothing is kept here."""
+
+    def withdraw(self) -> None:
         """No more bills."""
         if self._processor is not None:
             self._processor.enabled = False

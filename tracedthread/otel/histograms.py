@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import time
 import uuid
 import weakref
@@ -24,6 +23,7 @@ from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, Resour
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from tracedthread import __version__, _settings, names
+from tracedthread._endings import at_end_of_child
 from tracedthread._original import originals
 from tracedthread.exemplars import Exemplar, Exemplars
 from tracedthread.measure import HistogramValue, Measurement
@@ -311,9 +311,7 @@ _live: weakref.WeakSet[HistogramExporter] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for exporter in list(_live):
         exporter._after_fork()
-        # A child of multiprocessing ends by os._exit, past atexit, after running what it was told through this.
-        if (util := sys.modules.get("multiprocessing.util")) is not None:
-            util.register_after_fork(exporter, lambda one: util.Finalize(None, one.close, exitpriority=-50))
+        at_end_of_child(exporter, exporter.close, -50)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -60,10 +60,13 @@ class Metrics:
             self._histograms.start()
 
     def close(self, timeout_s: float) -> None:
-        """Export for the last time."""
+        """Export for the last time. The provider's own last collection is still to come."""
         self._waiting = None
         if self._histograms is not None:
             self._histograms.close(timeout_s)
+
+    def withdraw(self) -> None:
+        """Answer the provider no more."""
         self._observables.stop()
 
     def _known_resource(self) -> Resource | None:

@@ -81,7 +81,11 @@ def stop(timeout_s: float = recorder.EXIT_TIMEOUT_S) -> bool:
     """
     sinks = list(_sinks)
     _sinks.clear()
-    return recorder.stop(timeout_s, sinks)
+    ended = recorder.stop(timeout_s, sinks)
+    for sink in sinks:
+        if isinstance(sink, (Metrics, Bills)):
+            sink.withdraw()
+    return ended
 
 
 def is_started() -> bool:
