@@ -13,7 +13,7 @@ NATIVE := $(wildcard native/*.c native/*.h native/build.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo build test test-all bench lint clean
+.PHONY: help demo build test test-all backends bench lint clean
 
 help:  ## these lines
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,10 @@ test: build  ## all tests on PYTHON, and the short modules of CPython's own test
 test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this machine, and on 3.14 and 3.15 (about 25 min)
 	$(PYTHON) tests/pythons/matrix.py
 
-bench: build  ## what our locks cost, against the stock ones
+backends:  ## a real collector, VictoriaMetrics and Prometheus for `make test`, into build/backends (Debian; about 2 min)
+	bash tests/backends/fetch.sh build/backends
+
+bench: build $(VENV)/.bench  ## what our locks cost, against the stock ones; and a service, with and without
 	set -e; for file in benchmarks/bench_*.py; do $(RUN) $$file; done
 
 lint: build $(VENV)/.lint  ## formatting, style and types
@@ -42,10 +45,10 @@ lint: build $(VENV)/.lint  ## formatting, style and types
 	$(VENV)/bin/mypy
 	$(RUN) -m mypy.stubtest tracedthread._types tracedthread._native --ignore-missing-stub
 
-clean:  ## remove what the other targets made, but for build/debian, a whole Debian
+clean:  ## remove what the other targets made, but for build/debian and build/backends
 	rm -rf .venv dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -f tracedthread/*.so
-	find build -mindepth 1 -maxdepth 1 ! -name debian -exec rm -rf {} + 2>/dev/null || true
+	find build -mindepth 1 -maxdepth 1 ! -name debian ! -name backends -exec rm -rf {} + 2>/dev/null || true
 	find . -name __pycache__ -not -path './build/*' -prune -exec rm -rf {} +
 
 $(VENV)/.made: pyproject.toml tests/pythons/venv.sh
@@ -58,4 +61,8 @@ $(VENV)/.lint: $(VENV)/.made
 
 $(VENV)/.native: $(VENV)/.made $(NATIVE)
 	$(RUN) native/build.py
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.made
+	bash -c '$(RUN) -m pip --disable-pip-version-check -qq install --group bench'
 	@touch $@

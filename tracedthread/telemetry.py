@@ -16,6 +16,8 @@ TYPE_CHECKING = False  # all of this is imported before the program is
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .exemplars import Exemplars
+
 __all__ = ["start"]
 
 
@@ -37,9 +39,9 @@ def start(
     """
     wanted: list[Callable[[], Callable[[], object] | None]] = []
     if otlp:
-        wanted.append(lambda: _exporting(otlp_endpoint))
+        wanted.append(lambda: _exporting(otlp_endpoint, exemplars))
     if prometheus_listen:
-        wanted.append(lambda: _serving(prometheus_listen))
+        wanted.append(lambda: _serving(prometheus_listen, exemplars))
     known = set(sys.modules)
     programs = list(sys.path)
     in_front: list[str] = []
@@ -47,6 +49,9 @@ def start(
         in_front = programs[: len(programs) - len(_without_first(programs))]
         sys.path[:] = _without_first(paths)
     try:
+        from .exemplars import Exemplars
+
+        exemplars = Exemplars()  # what is exported as a span is an example for what is served
         for prepare in wanted:
             begin = prepare()
             if begin is not None and not _is_in_the_way(known, in_front):
@@ -56,7 +61,7 @@ def start(
         _make_way(known, in_front)
 
 
-def _exporting(endpoint: str | None) -> Callable[[], object] | None:
+def _exporting(endpoint: str | None, exemplars: Exemplars) -> Callable[[], object] | None:
     if endpoint is None and (protocol := _unsupported_protocol()) is not None:
         _settings.say(f"no telemetry: --otlp speaks http/protobuf, not {protocol}; give it an endpoint that does")
         return None
@@ -67,16 +72,17 @@ def _exporting(endpoint: str | None) -> Callable[[], object] | None:
     except ImportError as exc:
         _settings.say(f"no telemetry: --otlp needs more ({exc}): pip install 'tracedthread[otlp]'")
         return None
-    return lambda: private.start(endpoint)
+    return lambda: private.start(endpoint, exemplars=exemplars)
 
 
-def _serving(address: str) -> Callable[[], object] | None:
+def _serving(address: str, exemplars: Exemplars) -> Callable[[], object] | None:
     try:
+        from . import recorder
         from .prometheus import listen
     except ImportError as exc:
         _settings.say(f"no telemetry: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
         return None
-    return lambda: listen(address)
+    return lambda: listen(address, exemplars=exemplars, dropped=recorder.lost)
 
 
 def _attempt(begin: Callable[[], object]) -> None:

@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 __all__ = ["Private", "make_resource", "start"]
 
 
-def start(endpoint: str | None = None, options: Options | None = None) -> bool:
+def start(endpoint: str | None = None, options: Options | None = None, *, exemplars: Exemplars | None = None) -> bool:
     """
     Export what is recorded from now on.
 
     Args:
         endpoint: Such as `http://localhost:4318`; None for what OTEL_EXPORTER_OTLP_* say.
+        exemplars: Where to note which spans were made, for others, too.
     Returns:
         Whether it is. Not where nothing is recorded.
     """
@@ -53,7 +54,7 @@ def start(endpoint: str | None = None, options: Options | None = None) -> bool:
     if core is None or not core.is_open:
         return False
     settled = (options or Options()).settled()
-    return setup.is_started() or setup.tell([Private(settled, endpoint)], settled)
+    return setup.is_started() or setup.tell([Private(settled, endpoint, exemplars)], settled)
 
 
 def make_resource(*, child: bool = False) -> Resource:
@@ -75,10 +76,10 @@ def make_resource(*, child: bool = False) -> Resource:
 class Private:
     """A sink of the recorder that has its own providers."""
 
-    def __init__(self, settled: Settled, endpoint: str | None = None) -> None:
+    def __init__(self, settled: Settled, endpoint: str | None = None, exemplars: Exemplars | None = None) -> None:
         self._settled = settled
         self._endpoint = endpoint
-        self._exemplars = Exemplars()
+        self._exemplars = Exemplars() if exemplars is None else exemplars
         self._board = setup.make_board(settled)
         self._resources: dict[int, Resource] = {}  # by process
         self._providers = self._make()

@@ -1,0 +1,42 @@
+#!/bin/bash
+# usage: fetch.sh FOLDER
+# Puts real back ends into FOLDER, or finds that they are there: `otelcol`, an OpenTelemetry Collector built of Debian
+# unstable's Go packages, `victoria-metrics`, which takes OTLP, and `prometheus`, which keeps exemplars but in Debian takes
+# no OTLP. About two minutes, 150 MB to keep. Needs Debian's apt (on any release with glibc 2.34), but neither root nor a
+# chroot: nothing is installed, packages are unpacked and used in place.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+folder=$1
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+exec 9>"$folder/.lock"
+flock 9
+[ ! -e "$folder/.complete" ] || exit 0
+work=$folder/work
+mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/root"
+
+mirror=$(awk '/^URIs:/ {print $2; exit}' /etc/apt/sources.list.d/*.sources 2>/dev/null || true)
+[ -n "$mirror" ] || mirror=$(awk '$1 == "deb" {for (i = 2; i <= NF; i++) if ($i ~ /^http/) {print $i; exit}}' /etc/apt/sources.list)
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror sid main" >"$work/sources.list"
+: >"$work/status" # as if nothing was installed
+apt=(apt-get -qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    -o "Dir::State=$work" -o "Dir::State::status=$work/status" -o "Dir::Cache=$work"
+    -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false)
+"${apt[@]}" update
+
+# What the collector is built of, with all it depends on, as far as it is Go: neither a libc nor a shell.
+mapfile -t packages < <("${apt[@]}" install --print-uris --no-install-recommends \
+    golang-go golang-opentelemetry-collector-dev | awk '{print $2}' | sed -n 's/^\(golang-[^_]*\)_.*/\1/p')
+(cd "$work/debs" && "${apt[@]}" download "${packages[@]}" prometheus victoria-metrics)
+for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
+cp "$work/root/usr/bin/prometheus" "$work/root/usr/bin/victoria-metrics" "$folder/"
+
+mkdir -p "$work/collector"
+cp "$here/collector.go" "$work/collector/main.go"
+goroot=$(echo "$work"/root/usr/lib/go-*)
+(cd "$work/collector" && env GO111MODULE=off GOROOT="$goroot" GOPATH="$work/root/usr/share/gocode" GOTELEMETRY=off CGO_ENABLED=0 \
+    GOCACHE="$work/gocache" "$goroot/bin/go" build -trimpath -ldflags '-s -w' -o "$folder/otelcol" .)
+"$folder/otelcol" components | grep -A 1 ^receivers
+"$folder/prometheus" --version | head -n 1
+rm -rf "$work"
+touch "$folder/.complete"
