@@ -154,7 +154,7 @@ class Tallier:
         return bytes(self._read(section.offset + reference + 4, length)).decode("utf-8", "replace")
 
     def _read_locks(self, ns_per_tick: int) -> dict[tuple[str, str], LockTally]:
-        data, count, stride = self._records(layout.STATS, layout.SITE_STATS.size)
+        data, count, stride = self._records(layout.STATS, layout.SITE_STATS.first_size)
         sites = self._sections.get(layout.SITES)
         locks: dict[tuple[str, str], LockTally] = {}
         for index in range(layout.SITE_OTHER, min(count, sites.used if sites else 0)):
