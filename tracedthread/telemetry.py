@@ -126,11 +126,15 @@ def _make_way(known: set[str], folders: list[str]) -> None:
 
 
 def _shadowed(known: set[str], folders: list[str]) -> set[str]:
-    """Names of what was imported since `known` that are the program's in these folders."""
+    """
+    Names of what was imported since `known` that are the program's in these folders.
+
+    A package that was there before, such as this one, is the program's as it is, whatever of it was imported since.
+    """
     from importlib.machinery import PathFinder
 
     result = set()
-    for name in {name.partition(".")[0] for name in set(sys.modules) - known}:
+    for name in {name.partition(".")[0] for name in set(sys.modules) - known} - known:
         spec = PathFinder.find_spec(name, [folder or os.getcwd() for folder in folders])
         if spec is not None and spec.loader is not None and spec.origin is not None:
             result.add(name)

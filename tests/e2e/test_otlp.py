@@ -129,6 +129,15 @@ def test_what_the_exporters_are_made_of_is_the_programs_if_it_has_that_too(tmp_p
         )
 
 
+def test_a_program_beside_a_checkout_of_this_package_is_exported(tmp_path: Path) -> None:
+    # No clash: this package has long been imported, whichever copy of it that is.
+    (tmp_path / "tracedthread").symlink_to(ROOT / "tracedthread")
+    with Collector() as collector:
+        result = run(tmp_path, ["--otlp-endpoint", collector.url], "wait()")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        assert len(collector.spans()) == 1
+
+
 def test_nothing_is_imported_for_us_once_the_program_runs(tmp_path: Path) -> None:
     program = """
         wait(2)
