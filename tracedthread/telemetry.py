@@ -7,6 +7,7 @@ the program has modules of the same names, these are what it gets.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -55,6 +56,7 @@ def start(
         for prepare in wanted:
             begin = prepare()
             if begin is not None and not _is_in_the_way(known, in_front):
+                _set_apart()
                 _attempt(begin)
     finally:
         sys.path[:] = programs
@@ -83,6 +85,16 @@ def _serving(address: str, exemplars: Exemplars) -> Callable[[], object] | None:
         _settings.say(f"no telemetry: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
         return None
     return lambda: listen(address, exemplars=exemplars, dropped=recorder.lost)
+
+
+def _set_apart() -> None:
+    """
+    Spare the program's garbage collections what has been imported so far.
+
+    It is a hundred thousand objects that live until the end, where going through them again and again took 70 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _attempt(begin: Callable[[], object]) -> None:

@@ -152,6 +152,18 @@ def test_nothing_is_imported_for_us_once_the_program_runs(tmp_path: Path) -> Non
         assert len(collector.spans()) == 2
 
 
+def test_the_programs_garbage_collections_do_not_go_through_what_is_imported_for_us(tmp_path: Path) -> None:
+    program = """
+        import gc
+        classes = [one for one in gc.get_objects() if type(one) is type]
+        print([one for one in classes if one.__module__.startswith("opentelemetry.sdk.")])
+        import opentelemetry.sdk.trace  # it is there
+        print(isinstance(opentelemetry.sdk.trace.TracerProvider, type))
+        """
+    result = run(tmp_path, ["--otlp-endpoint", "http://127.0.0.1:1"], program, head="", OTEL_METRICS_EXPORTER="none")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "[]\nTrue\n", "")
+
+
 def test_without_telemetry_opentelemetry_is_not_even_imported(tmp_path: Path) -> None:
     program = "import sys; print([name for name in sys.modules if name.partition('.')[0] == 'opentelemetry'])"
     assert run(tmp_path, [], program, head="").stdout == "[]\n"
