@@ -200,7 +200,8 @@ def test_a_child_of_a_parent_whose_providers_are_locked_reports_itself(tmp_path:
         + """
 from tracedthread.otel import setup
 [private] = setup._sinks
-locks = locks_of(private._providers._providers, private._providers._exporters)
+providers = [ending._provider for ending in private._providers._endings]
+locks = locks_of(providers, private._providers._exporters)
 assert len(locks) > 10, locks
 work(1)
 fork_while_held(locks, 2)
