@@ -5,8 +5,9 @@ It is the only one that talks to telemetry. The threads that wait for locks neve
 would deadlock with itself. The recorder is started and sleeps by the interpreter's own primitives, which are not
 recorded; what it waits for in the sinks' code, and what the threads of the OpenTelemetry SDK do, is told to nobody.
 
-A sink that raises is counted. One that blocks keeps up only the recorder; what that then misses is counted, and at exit
-it is left behind when its time is up. A forked child has a recorder and losses of its own.
+A sink that raises is counted, and at the end one line says so. One that blocks keeps up only the recorder; what that
+then misses is counted, and at exit it is left behind when its time is up. A forked child has a recorder and losses of
+its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tracedthread.capture import CaptureError
 from tracedthread.live import Live
 from tracedthread.recorder_thread import LOSSES, RecorderThread, Sink, attempt, count, shared
 
-__all__ = ["INTERVAL_S", "LOSSES", "Sink", "count", "flush", "lost", "start", "stop"]
+__all__ = ["INTERVAL_S", "LOSSES", "Sink", "attempt", "count", "flush", "lost", "start", "stop"]
 
 INTERVAL_S = 0.5
 EXIT_TIMEOUT_S = 2.0
@@ -145,6 +146,7 @@ def _after_fork_in_child() -> None:
     # locked by a thread that does not exist here.
     shared.guard = originals.RLock()
     shared.lost = dict.fromkeys(LOSSES, 0)
+    shared.first_failure = ""
     _forking.clear()
     parent, shared.current = shared.current, None
     core = _core.loaded()
@@ -174,3 +176,6 @@ def _hook() -> None:
 
 def _at_exit() -> None:
     stop(EXIT_TIMEOUT_S)
+    first, shared.first_failure = shared.first_failure, ""
+    if first:
+        _settings.say(f"telemetry is not whole; failures: {shared.lost['failures']}, the first: {first}")

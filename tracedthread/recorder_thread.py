@@ -30,6 +30,7 @@ LOSSES: Mapping[str, str] = {
 }
 # A fork waits so long for the sinks to be done, so that no lock of theirs is held in the child.
 _FORK_PATIENCE_S = 0.1
+_MAX_WORDS = 200  # characters of an exception's text
 _THREAD_NAME = "tracedthread"
 _SDK_THREADS = "Otel"
 _NOTHING: tuple[dict[int, object], int] = ({}, 0)
@@ -70,12 +71,14 @@ class _Shared:
         guard: Of all this. An RLock, as a signal handler may stop what is just starting; never held while a sink runs.
         current: The recorder, if there is one.
         lost: By the names in `LOSSES`.
+        first_failure: What was raised first, in words, until it has been said.
     """
 
     def __init__(self) -> None:
         self.guard = originals.RLock()
         self.current: RecorderThread | None = None
         self.lost = dict.fromkeys(LOSSES, 0)
+        self.first_failure = ""
 
 
 shared = _Shared()
@@ -208,11 +211,20 @@ class RecorderThread:
 
 
 def attempt(call: Callable[..., object], *args: object) -> None:
-    """Whatever it raises, also SystemExit: this is nobody's main program."""
+    """Whatever it raises is counted, also SystemExit: this is nobody's main program."""
     try:
         call(*args)
-    except BaseException:
+    except BaseException as exc:
         count("failures")
+        shared.first_failure = shared.first_failure or _in_words(exc)
+
+
+def _in_words(exc: BaseException) -> str:
+    try:
+        text = str(exc)
+    except BaseException:
+        text = ""
+    return f"{type(exc).__name__}: {text[:_MAX_WORDS]}" if text else type(exc).__name__
 
 
 def _release(locks: list[Any]) -> None:

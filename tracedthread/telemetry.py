@@ -7,6 +7,7 @@ the program has modules of the same names, these are what it gets.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -55,6 +56,7 @@ def start(
         for prepare in wanted:
             begin = prepare()
             if begin is not None and not _is_in_the_way(known, in_front):
+                _set_apart()
                 _attempt(begin)
     finally:
         sys.path[:] = programs
@@ -83,6 +85,16 @@ def _serving(address: str, exemplars: Exemplars) -> Callable[[], object] | None:
         _settings.say(f"no telemetry: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
         return None
     return lambda: listen(address, exemplars=exemplars, dropped=recorder.lost)
+
+
+def _set_apart() -> None:
+    """
+    Spare the program's garbage collections what has been imported so far.
+
+    It is a hundred thousand objects that live until the end, where going through them again and again took 70 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _attempt(begin: Callable[[], object]) -> None:
@@ -126,11 +138,15 @@ def _make_way(known: set[str], folders: list[str]) -> None:
 
 
 def _shadowed(known: set[str], folders: list[str]) -> set[str]:
-    """Names of what was imported since `known` that are the program's in these folders."""
+    """
+    Names of what was imported since `known` that are the program's in these folders.
+
+    A package that was there before, such as this one, is the program's as it is, whatever of it was imported since.
+    """
     from importlib.machinery import PathFinder
 
     result = set()
-    for name in {name.partition(".")[0] for name in set(sys.modules) - known}:
+    for name in {name.partition(".")[0] for name in set(sys.modules) - known} - known:
         spec = PathFinder.find_spec(name, [folder or os.getcwd() for folder in folders])
         if spec is not None and spec.loader is not None and spec.origin is not None:
             result.add(name)

@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 class Span(NamedTuple):
     """A span as it arrived; ids are hex, the holder is (trace id, span id) of its holder link."""
 
-    service: str
+    resource: dict[str, Any]
     scope: str
     name: str
     trace: str
@@ -52,6 +52,10 @@ class Span(NamedTuple):
     holder: tuple[str, str] | None
 
     @property
+    def service(self) -> str:
+        return str(self.resource.get("service.name", ""))
+
+    @property
     def seconds(self) -> float:
         return (self.end_ns - self.start_ns) / 1e9
 
@@ -59,7 +63,7 @@ class Span(NamedTuple):
 class Point(NamedTuple):
     """A metric's point as it arrived: the `value` of a number, or of a histogram `samples`, `value` (their sum) and the rest."""
 
-    service: str
+    resource: dict[str, Any]
     name: str
     attributes: dict[str, Any]
     value: float
@@ -121,7 +125,7 @@ class Sink:
     def _all_spans(self) -> Iterator[Span]:
         for request in list(self._traces):
             for resource in request.resource_spans:
-                service = str(_attributes(resource.resource.attributes).get("service.name", ""))
+                whose = _attributes(resource.resource.attributes)
                 for scope in resource.scope_spans:
                     for span in scope.spans:
                         holders = [
@@ -130,7 +134,7 @@ class Sink:
                             if HOLDER_LINK in _attributes(link.attributes).items()
                         ]
                         yield Span(
-                            service,
+                            whose,
                             scope.scope.name,
                             span.name,
                             span.trace_id.hex(),
@@ -153,12 +157,12 @@ class Sink:
     def _all_points(self) -> Iterator[Point]:
         for request in list(self._metrics):
             for resource in request.resource_metrics:
-                service = str(_attributes(resource.resource.attributes).get("service.name", ""))
+                whose = _attributes(resource.resource.attributes)
                 for scope in resource.scope_metrics:
                     for metric in scope.metrics:
                         for point in _numbers(metric):
                             yield Point(
-                                service,
+                                whose,
                                 metric.name,
                                 _attributes(point.attributes),
                                 point.as_double if point.HasField("as_double") else point.as_int,
@@ -166,7 +170,7 @@ class Sink:
                             )
                         for point in metric.histogram.data_points:
                             yield Point(
-                                service,
+                                whose,
                                 metric.name,
                                 _attributes(point.attributes),
                                 point.sum,

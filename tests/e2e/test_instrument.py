@@ -19,7 +19,7 @@ pytest.importorskip("opentelemetry.instrumentation")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 import distribution
-from otlp_sink import Collector
+from sink import Sink
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUMENT = [
@@ -121,8 +121,8 @@ def seen(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 def test_patched_before_the_sdk_has_threads_and_the_other_distro_does_its_work(folder: Path) -> None:
     vendor(folder, "vendor")
-    with Collector() as collector:
-        result = instrument(folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    with Sink() as sink:
+        result = instrument(folder, OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint)
         found = seen(result)
         assert found["patched"]
         assert found["told"]
@@ -132,7 +132,7 @@ def test_patched_before_the_sdk_has_threads_and_the_other_distro_does_its_work(f
         assert found["env"] == {"VENDOR": "vendor"}
         # Those of `site` and of what opentelemetry-instrument imports before it asks anybody.
         assert not [item for item in found["uncovered"] if "opentelemetry.sdk" in str(item)]
-        [span] = collector.spans()
+        [span] = sink.spans("lock.wait")
     assert span.scope == "tracedthread"
     assert span.attributes["code.function.name"] == "<module>"
     assert "tracedthread" not in result.stderr
@@ -141,10 +141,10 @@ def test_patched_before_the_sdk_has_threads_and_the_other_distro_does_its_work(f
 def test_the_distro_that_the_user_asks_for_is_the_one_that_is_set_up(folder: Path) -> None:
     vendor(folder, "vendor")
     vendor(folder, "other")
-    with Collector() as collector:
+    with Sink() as sink:
         for name, another in (("vendor", "other"), ("other", "vendor")):
             env = {"OTEL_PYTHON_DISTRO": name, "OTEL_PYTHON_CONFIGURATOR": name}
-            found = seen(instrument(folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **env))
+            found = seen(instrument(folder, OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint, **env))
             assert found["patched"]
             assert found[name][:3] == ["configured", [], "_thread.lock"]
             assert found[another] is None
@@ -160,15 +160,15 @@ def test_without_any_distro_the_locks_are_recorded(folder: Path) -> None:
 
 def test_kept_out_everything_is_as_without_us(folder: Path) -> None:
     vendor(folder, "vendor")
-    with Collector() as collector:
-        env = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "tracedthread", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with Sink() as sink:
+        env = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "tracedthread", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint}
         found = seen(instrument(folder, **env))
         assert not found["patched"]
         assert not found["told"]
         assert found["vendor"][0] == "configured"
         assert "tracedthread" not in found["vendor"][3:]
         assert found["env"] == {"VENDOR": "vendor"}
-        assert collector.spans() == []
+        assert sink.spans("lock.wait") == []
 
 
 def test_a_distro_that_fails_fails_as_without_us(folder: Path) -> None:
@@ -185,8 +185,8 @@ def test_started_without_opentelemetry_instrument_by_an_operator(folder: Path) -
 
     path = os.pathsep.join([str(Path(auto.__file__).parent), str(folder), str(ROOT)])
     (folder.parent / "program.py").write_text(textwrap.dedent(PROGRAM), encoding="utf-8")
-    with Collector() as collector:
-        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "PYTHONPATH": path, "OTEL_PYTHON_DISTRO": "tracedthread"}
+    with Sink() as sink:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "PYTHONPATH": path, "OTEL_PYTHON_DISTRO": "tracedthread"}
         command = [sys.executable, str(folder.parent / "program.py")]
         result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
         found = seen(result)
@@ -252,13 +252,13 @@ def has(name: str) -> bool:
 
 @pytest.mark.skipif(not has("opentelemetry-distro"), reason="opentelemetry-distro is not installed")
 def test_with_opentelemetry_distro(folder: Path) -> None:
-    with Collector() as collector:
-        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    with Sink() as sink:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
         env["OTEL_TRACES_EXPORTER"] = "otlp"
         found = seen(instrument(folder, **env))
         assert found["patched"]
         assert found["told"]
-        assert [span.name for span in collector.spans()] == ["lock.wait"]
+        assert len(sink.spans("lock.wait")) == 1
 
 
 CONFIGURATION = """
@@ -280,12 +280,12 @@ CONFIGURATION = """
 )
 @pytest.mark.parametrize(("threshold", "spans"), [("100000", 0), ("50", 1)])
 def test_configuration_file(folder: Path, threshold: str, spans: int) -> None:
-    with Collector() as collector:
-        text = textwrap.dedent(CONFIGURATION).replace("URL", collector.url).replace("100000", threshold)
+    with Sink() as sink:
+        text = textwrap.dedent(CONFIGURATION).replace("URL", sink.endpoint).replace("100000", threshold)
         (folder.parent / "otel.yaml").write_text(text, encoding="utf-8")
         result = instrument(folder, OTEL_CONFIG_FILE=str(folder.parent / "otel.yaml"))
         found = seen(result)
         assert found["patched"]
         assert found["told"]
-        assert len(collector.spans()) == spans
+        assert len(sink.spans("lock.wait")) == spans
         assert "already" not in result.stderr

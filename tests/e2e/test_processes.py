@@ -20,7 +20,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
-from otlp_sink import Collector
+from sink import Answer, Sink
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
@@ -68,22 +68,23 @@ def run(folder: Path, arguments: list[str], program: str, **env: str) -> subproc
     return result
 
 
-def waits_by_process(collector: Collector) -> list[int]:
+def waits_by_process(sink: Sink) -> list[int]:
     """
     How many waits each instance of the service has told of. By span, by histogram and by counter it is the same.
     """
-    assert len({span.span_id for span in collector.spans()}) == len(collector.spans())
+    assert len({span.id for span in sink.spans("lock.wait")}) == len(sink.spans("lock.wait"))
     by_span: dict[str, int] = defaultdict(int)
-    for span in collector.spans():
+    for span in sink.spans("lock.wait"):
         by_span[span.resource["service.instance.id"]] += 1
     by_metric = []
     for metric in ("tracedthread.lock.wait.duration", "tracedthread.lock.contentions"):
         last: dict[tuple[str, str], float] = {}
-        for point in collector.points(metric):
+        for point in sink.points(metric):
             if point.attributes["tracedthread.lock.name"] in ("work.lock", "service.lock"):
                 key = point.resource["service.instance.id"], str(point.attributes)
-                assert point.value >= last.get(key, 0), "a sum that shrinks"
-                last[key] = point.value
+                number = point.samples or point.value
+                assert number >= last.get(key, 0), "a sum that shrinks"
+                last[key] = number
         found: dict[str, float] = defaultdict(float)
         for (instance, _), value in last.items():
             found[instance] += value
@@ -106,9 +107,9 @@ def test_raw_fork(tmp_path: Path, ending: str) -> None:
             assert os.waitpid(pid, 0)[1] == 0
         work(4)
         """
-    with Collector() as collector:
-        result = run(tmp_path, ["--otlp-endpoint", collector.url], program)
-        assert waits_by_process(collector) == [2, 3, 5]
+    with Sink() as sink:
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
+        assert waits_by_process(sink) == [2, 3, 5]
     assert "tracedthread" not in result.stderr
 
 
@@ -124,11 +125,11 @@ def test_children_of_children_and_a_named_instance(tmp_path: Path) -> None:
         else:
             assert os.wait()[1] == 0
         """
-    with Collector() as collector:
-        run(tmp_path, ["--otlp-endpoint", collector.url], program, OTEL_RESOURCE_ATTRIBUTES="service.instance.id=me")
-        assert waits_by_process(collector) == [1, 2, 4]
-        [parent] = [span for span in collector.spans() if span.resource["service.instance.id"] == "me"]
-        assert {span.resource["process.pid"] for span in collector.spans()} > {parent.resource["process.pid"]}
+    with Sink() as sink:
+        run(tmp_path, ["--otlp-endpoint", sink.endpoint], program, OTEL_RESOURCE_ATTRIBUTES="service.instance.id=me")
+        assert waits_by_process(sink) == [1, 2, 4]
+        [parent] = [span for span in sink.spans("lock.wait") if span.resource["service.instance.id"] == "me"]
+        assert {span.resource["process.pid"] for span in sink.spans("lock.wait")} > {parent.resource["process.pid"]}
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -143,9 +144,9 @@ def test_multiprocessing(tmp_path: Path, method: str) -> None:
             assert [child.exitcode for child in children] == [0, 0]
             work(1)
         """
-    with Collector() as collector:
-        run(tmp_path, ["--otlp-endpoint", collector.url, "--follow-fork"], program)
-        assert waits_by_process(collector) == [1, 2, 3]
+    with Sink() as sink:
+        run(tmp_path, ["--otlp-endpoint", sink.endpoint, "--follow-fork"], program)
+        assert waits_by_process(sink) == [1, 2, 3]
 
 
 # The parent forks while its exporters, and the locks that the SDK keeps meanwhile, are busy in other threads.
@@ -199,15 +200,16 @@ def test_a_child_of_a_parent_whose_providers_are_locked_reports_itself(tmp_path:
         + """
 from tracedthread.otel import setup
 [private] = setup._sinks
-locks = locks_of(private._providers._providers, private._providers._exporters)
+providers = [ending._provider for ending in private._providers._endings]
+locks = locks_of(providers, private._providers._exporters)
 assert len(locks) > 10, locks
 work(1)
 fork_while_held(locks, 2)
 """
     )
-    with Collector() as collector:
-        run(tmp_path, ["--otlp-endpoint", collector.url], program)
-        assert waits_by_process(collector) == [1, 2]
+    with Sink() as sink:
+        run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
+        assert waits_by_process(sink) == [1, 2]
 
 
 def test_a_child_forked_while_the_collector_is_slow_reports_itself(tmp_path: Path) -> None:
@@ -219,9 +221,9 @@ def test_a_child_forked_while_the_collector_is_slow_reports_itself(tmp_path: Pat
         else:
             assert os.wait()[1] == 0
         """
-    with Collector(delay_s=0.4) as collector:
-        run(tmp_path, ["--otlp-endpoint", collector.url], program)
-        assert waits_by_process(collector) == [1, 2]
+    with Sink(Answer(delay_s=0.4)) as sink:
+        run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
+        assert waits_by_process(sink) == [1, 2]
 
 
 OWN = """
@@ -260,9 +262,9 @@ else:
     assert os.wait()[1] == 0
 """
     )
-    with Collector() as collector:
-        run(tmp_path, [], program, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
-        assert waits_by_process(collector) == [1, 2]
+    with Sink() as sink:
+        run(tmp_path, [], program, OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint)
+        assert waits_by_process(sink) == [1, 2]
 
 
 def test_a_child_of_a_program_whose_own_providers_are_locked_is_not_held_up_by_us(tmp_path: Path) -> None:
@@ -277,8 +279,8 @@ if fork_while_held(locks_of(provider, meters), 2):
     os._exit(0)
 """
     )
-    with Collector() as collector:
-        result = run(tmp_path, [], program, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    with Sink() as sink:
+        result = run(tmp_path, [], program, OTEL_EXPORTER_OTLP_ENDPOINT=sink.endpoint)
     assert "the child's work is done" in result.stdout
 
 
@@ -316,8 +318,8 @@ def free_port() -> int:
 def test_gunicorn(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "service.py").write_text(textwrap.dedent(APP), encoding="utf-8")
     port = free_port()
-    with Collector() as collector:
-        command = [*RUN, "--otlp-endpoint", collector.url, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}"]
+    with Sink() as sink:
+        command = [*RUN, "--otlp-endpoint", sink.endpoint, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}"]
         server = subprocess.Popen(
             [*command, *arguments, "service:app"],
             cwd=tmp_path,
@@ -339,7 +341,7 @@ def test_gunicorn(tmp_path: Path, arguments: list[str]) -> None:
             server.send_signal(signal.SIGTERM)
             _, err = server.communicate(timeout=40)
         assert server.returncode == 0, err
-        assert waits_by_process(collector) == sorted(served.values())
+        assert waits_by_process(sink) == sorted(served.values())
     assert "tracedthread" not in err
     assert "Traceback" not in err
 
@@ -384,8 +386,8 @@ def test_celery_prefork(tmp_path: Path) -> None:
         check=True,
         timeout=60,
     )
-    with Collector() as collector:
-        command = [*RUN, "--otlp-endpoint", collector.url, "-m", "celery", "-A", "tasks", "worker", "--pool", "prefork"]
+    with Sink() as sink:
+        command = [*RUN, "--otlp-endpoint", sink.endpoint, "-m", "celery", "-A", "tasks", "worker", "--pool", "prefork"]
         worker = subprocess.Popen(
             [*command, "-c", "2", "--without-gossip", "--without-mingle", "--without-heartbeat"],
             cwd=tmp_path,
@@ -406,14 +408,14 @@ def test_celery_prefork(tmp_path: Path) -> None:
         for pid in done.read_text().split():
             by_pid[pid] += 1
         assert worker.returncode == 0, out
-        assert task_waits(collector) == sorted(by_pid.values())
+        assert task_waits(sink) == sorted(by_pid.values())
     assert "tracedthread:" not in out
 
 
-def task_waits(collector: Collector) -> list[int]:
+def task_waits(sink: Sink) -> list[int]:
     """As `waits_by_process`, of the tasks' own lock: Celery has others."""
     by_span: dict[Any, int] = defaultdict(int)
-    for span in collector.spans():
+    for span in sink.spans("lock.wait"):
         if span.attributes["tracedthread.lock.name"] == "tasks.lock":
             by_span[span.resource["service.instance.id"]] += 1
     return sorted(by_span.values())

@@ -94,8 +94,9 @@ def test_without_a_capture_nothing_is_started() -> None:
     )
 
 
-def test_a_sink_that_raises_is_counted_and_the_others_are_told() -> None:
-    run("""
+def test_a_sink_that_raises_is_counted_and_said_at_the_end_and_the_others_are_told() -> None:
+    run(
+        """
         class Broken(Told):
             def tick(self, events, starts, contexts, lost):
                 super().tick(events, starts, contexts, lost)
@@ -112,7 +113,25 @@ def test_a_sink_that_raises_is_counted_and_the_others_are_told() -> None:
         assert recorder.lost()["failures"] == 2
         assert recorder.stop() and told.closed
         assert recorder.lost()["failures"] == 4
-    """)
+        """,
+        stderr="tracedthread: telemetry is not whole; failures: 4, the first: SystemExit: 3\n",
+    )
+
+
+def test_a_failure_that_has_no_words_is_said_by_its_name() -> None:
+    run(
+        """
+        class Wordless(Exception):
+            def __str__(self):
+                raise RuntimeError
+        class Broken(Told):
+            def tick(self, *args):
+                raise Wordless
+        recorder.start([Broken()], interval_s=60)
+        recorder.flush()
+        """,
+        stderr="tracedthread: telemetry is not whole; failures: 2, the first: Wordless\n",
+    )
 
 
 def test_a_sink_that_blocks_is_left_behind_and_another_recorder_goes_on() -> None:

@@ -119,7 +119,7 @@ class Private:
         endings = providers.end()
         if self._histograms is not None:
             self._histograms.close(max(0.0, leave_by - time.monotonic()))
-        if not all(ending.acquire(True, max(0.0, leave_by - time.monotonic())) for ending in endings):
+        if not all(ending.done.acquire(True, max(0.0, leave_by - time.monotonic())) for ending in endings):
             providers.abandon()
         say_no_more()
         missing = [
@@ -147,10 +147,36 @@ class Private:
         return resource or self._resources.setdefault(os.getpid(), make_resource(child=bool(self._resources)))
 
 
-def _end(provider: Any, ending: Any) -> None:
-    with hush(), suppress(Exception):
-        provider.shutdown()
-    ending.release()
+class _Ending:
+    """
+    The end of a provider, on a thread that has been waiting for it: 3.12 starts none once it is ending itself.
+
+    Attributes:
+        done: A lock that can be acquired once that is over.
+    """
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self._begin, self.done = originals.allocate_lock(), originals.allocate_lock()
+        self._begin.acquire()
+        self.done.acquire()
+        self._launch()
+
+    def begin(self) -> None:
+        """Let it export the rest and end."""
+        if self._pid != os.getpid():  # the thread is the parent's
+            self._launch()
+        self._begin.release()
+
+    def _launch(self) -> None:
+        self._pid = os.getpid()
+        originals.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        self._begin.acquire()
+        with hush(), suppress(Exception):
+            self._provider.shutdown()
+        self.done.release()
 
 
 class _Histograms(HistogramExporter):
@@ -171,19 +197,19 @@ class _Providers:
         self._observables: Observables | None = None
         self.deliveries: list[Delivery] = []
         self._exporters: list[Any] = []
-        self._providers: list[Any] = []
+        self._endings: list[_Ending] = []
         self._endpoint = endpoint
         tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         if _is_wanted("TRACES"):
             spans = Delivery("spans")
             tracer_provider.add_span_processor(SpanProcessor(spans, self._exporter(SpanExporter, spans, "traces")))
-        self._providers.append(tracer_provider)
+        self._endings.append(_Ending(tracer_provider))
         logger_provider = None
         if settled.thread_start_logs:
             logger_provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
             exporter = self._exporter(LogExporter, Delivery("log events"), "logs")
             logger_provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
-            self._providers.append(logger_provider)
+            self._endings.append(_Ending(logger_provider))
         self.sinks = setup.make_sinks(settled, exemplars, tracer_provider, logger_provider)
 
     def measure(self, board: Board) -> None:
@@ -191,27 +217,18 @@ class _Providers:
         exporter = self._exporter(MetricExporter, Delivery("exports of metrics"), "metrics")
         provider = MeterProvider([PeriodicExportingMetricReader(exporter)], self._resource, shutdown_on_exit=False)
         self._observables = observe(provider, board.measure)
-        self._providers.append(provider)
+        self._endings.append(_Ending(provider))
 
     def forget(self) -> None:
         """Say nothing any more, without a lock."""
         if self._observables is not None:
             self._observables.stop()
 
-    def end(self) -> list[Any]:
-        """
-        Let them export the rest and end, side by side: none is held up by another.
-
-        Returns:
-            A lock for each, which can be acquired once that is done.
-        """
-        endings = []
-        for provider in self._providers:
-            ending = originals.allocate_lock()
-            ending.acquire()
-            originals.start_new_thread(_end, (provider, ending))
-            endings.append(ending)
-        return endings
+    def end(self) -> list[_Ending]:
+        """Let them export the rest and end, side by side: none is held up by another."""
+        for ending in self._endings:
+            ending.begin()
+        return self._endings
 
     def abandon(self) -> None:
         """Time is up: no more attempts."""

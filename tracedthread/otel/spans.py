@@ -102,10 +102,8 @@ class Spans:
         for wait_s, event, parent in chosen[: self._allowed()]:
             if self._now() > stop_at:
                 break
-            try:
-                self._make(wait_s, event, parent, contexts.get(event.holder_context))
-            except BaseException:  # a processor's, a sampler's; not even SystemExit ends anything here
-                recorder.count("failures")
+            # A processor or a sampler may raise.
+            recorder.attempt(self._make, wait_s, event, parent, contexts.get(event.holder_context))
             made += 1
         self._budget -= made
         recorder.count("spans", len(chosen) - made)

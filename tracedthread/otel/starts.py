@@ -46,10 +46,8 @@ class Starts:
         """Emit an event for each of these starts."""
         del events, lost
         for start in starts:
-            try:
-                self._emit(start, contexts.get(start.context, Context()))
-            except BaseException:  # a processor's
-                recorder.count("failures")
+            # A processor may raise.
+            recorder.attempt(self._emit, start, contexts.get(start.context, Context()))
 
     def close(self, timeout_s: float) -> None:
         """Nothing is kept here."""
