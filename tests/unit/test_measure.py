@@ -385,6 +385,7 @@ def test_what_is_counted_between_two_lines_of_a_look_does_not_tear_it() -> None:
     assert totals[0] < totals[1] < totals[2] < totals[3]
     assert fewer == []
 
+
 def test_every_thread_start_counts_though_records_are_used_again() -> None:
     found = program(
         """

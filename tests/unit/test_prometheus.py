@@ -329,8 +329,9 @@ def test_a_program_that_closes_all_descriptors_is_not_listened_in_on() -> None:
             two.send(b"hello")
         clients = [socket.create_connection(one.getsockname()) for one in theirs]
         if os.fork() == 0:
-            os._exit(0)
-        os.wait()
+            lost = [one for one in theirs if not os.path.exists(f"/proc/self/fd/{one.fileno()}")]
+            os._exit(len(lost))
+        assert os.wait()[1] == 0
         time.sleep(0.3)
         for one, client in zip(theirs, clients):
             one.settimeout(5)
