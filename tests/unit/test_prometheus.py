@@ -225,6 +225,27 @@ def test_a_taken_port_is_one_line_and_no_more(
     assert "Address already in use" in error
 
 
+def test_what_cannot_be_served_leaves_nothing_open() -> None:
+    done = run(
+        """
+        import gc, warnings
+        from unittest import mock
+        from tracedthread import endpoint
+        warnings.simplefilter("always")  # that a socket was not closed
+        before = os.listdir("/proc/self/fd")
+        assert prometheus.listen(str(server.address[1])) is None  # it is taken
+        with mock.patch.object(endpoint.originals, "start_new_thread", side_effect=RuntimeError("no thread")):
+            assert prometheus.listen("0") is None
+        assert os.listdir("/proc/self/fd") == before
+        gc.collect()
+        os._exit(0)
+        """
+    )
+    lines = done.stderr.splitlines()
+    assert [line.partition(" at ")[0] for line in lines] == ["tracedthread: no metrics"] * 2, done.stderr
+    assert done.returncode == 0
+
+
 @pytest.mark.parametrize("address", ["", "nowhere", "1:2:3", "127.0.0.1:70000", "host.invalid:9464", "192.0.2.1:9464"])
 def test_an_address_that_is_none_or_not_ours_is_one_line(
     address: str, workers: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
