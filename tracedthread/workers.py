@@ -262,7 +262,8 @@ class Workers:
             header = layout.HEADER.read(read_descriptor(fd, start)(0, layout.HEADER.size))
             identity = header.pid, header.process_start, header.first_ticks
             if header.magic == layout.MAGIC and identity not in self._known and identity != self._own.identity:
-                self._known[identity] = _Worker(header.pid if pid is None else pid, identity, fd, start)
+                worker = self._known[identity] = _Worker(header.pid if pid is None else pid, identity, fd, start)
+                self._each.pop(str(worker.pid), None)  # of a process that had the number before
                 return
         except (OSError, CaptureError):
             pass

@@ -16,6 +16,7 @@ import pytest
 import tracedthread
 from tracedthread import _core, names, workers
 from tracedthread.procfs import Process, Refused, Unrecorded, processes
+from tracedthread.shown import OTHERS
 from tracedthread.workers import Workers
 
 ME = os.getpid()
@@ -43,10 +44,10 @@ def acquisitions(group: Workers, lock: str) -> Any:
     )
 
 
-def capture_of(path: Path, pid: int, *, holds: int = 3) -> int:
+def capture_of(path: Path, pid: int, *, start: int = 1, holds: int = 3) -> int:
     """A descriptor of another process's capture."""
     builder = cb.CaptureBuilder(pid=pid)
-    builder.process_start = 1
+    builder.process_start = start
     builder.site("Foreign._lock", ("Foreign.__init__", "/srv/foreign.py", 3)).hold(1000, times=holds)
     path.write_bytes(builder.build())
     return os.open(path, os.O_RDONLY)
@@ -108,6 +109,25 @@ def test_a_pid_that_is_used_again_is_another_process(
     group._take(capture_of(tmp_path / "a", 4242), 0, None)
     assert acquisitions(group, "Foreign._lock") == 3
     assert states(group) == {"living": 1, "ended": 1, "unreadable": 0}
+
+
+def test_a_pid_that_is_used_again_begins_its_series_anew(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> dict[str, Any]:
+        points = dict(group.measure_each())["4242"]
+        return {point.attributes[0]: point.value for point in points if point.metric is names.ACQUISITIONS}
+
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 1)})
+    monkeypatch.setattr(group._shown, "update", lambda _: None)
+    group._take(capture_of(tmp_path / "a", 4242, holds=100), 0, None)
+    assert told() == {OTHERS: 100}
+    group._shown.functions["Foreign._lock"] = set()
+    assert told() == {OTHERS: 100, "Foreign._lock": 0}
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 2)})
+    group._take(capture_of(tmp_path / "b", 4242, start=2, holds=7), 0, None)
+    assert told() == {"Foreign._lock": 7}
+    assert group.failures == 0
 
 
 def test_the_same_capture_twice_counts_once_and_leaves_no_descriptor(group: Workers, tmp_path: Path) -> None:
