@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import weakref
 from typing import Any
 
 import pytest
+from opentelemetry.metrics import CallbackOptions
+from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 
 from tracedthread import names
 from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.otel import observables
 from tracedthread.otel.observables import Observables, observe
 
 VALUE = HistogramValue(BOUNDS, (1, 2) + (0,) * (len(BOUNDS) - 1), 0.25)
@@ -166,3 +170,35 @@ def test_a_provider_that_is_gone_is_not_kept() -> None:
     del provider
     gc.collect()
     assert reference() is None
+
+
+def test_started_again_it_tells_the_global_provider_that_was_set_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observables, "_global", [])
+    reader = InMemoryMetricReader()
+    before, real = _ProxyMeterProvider(), MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(observables, "get_meter_provider", lambda: before)
+    observe(before, Source()).stop()
+    before.on_set_meter_provider(real)
+    monkeypatch.setattr(observables, "get_meter_provider", lambda: real)
+    assert not collected(reader)
+    observe(real, Source())
+    assert collected(reader)[names.WAITERS.name]
+    real.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_during_a_collection_tells_nothing_of_its_parents() -> None:
+    parent = os.getpid()
+
+    def measure() -> list[Measurement]:
+        return [point(metric, value=int(os.getpid() == parent)) for metric in (names.STARTS, names.THREADS)]
+
+    provider = MeterProvider(shutdown_on_exit=False)
+    told = observe(provider, measure)
+    options = CallbackOptions()
+    assert [one.value for one in told._observe(names.STARTS, options)] == [1]
+    if os.fork() == 0:
+        os._exit(sum(int(one.value) for one in told._observe(names.THREADS, options)))
+    assert os.wait()[1] == 0
+    assert [one.value for one in told._observe(names.THREADS, options)] == [1]
+    provider.shutdown()
