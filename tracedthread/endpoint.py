@@ -53,6 +53,9 @@ def bind(address: str) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # some kernels have it not
+            # Who connects and says nothing is not even accepted, and keeps nobody up.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, round(REQUEST_S))
         listener.bind(where)
         listener.listen(16)
         listener.setblocking(False)

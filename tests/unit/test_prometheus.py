@@ -192,6 +192,24 @@ def test_a_client_that_is_slow_or_confused_keeps_nobody_out_for_long(
     assert capfd.readouterr() == ("", "")
 
 
+def test_who_connects_and_says_nothing_keeps_nobody_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted: list[Any] = []
+    handler = endpoint._Handler
+
+    def handle(*given: Any) -> Any:
+        accepted.append(given)
+        return handler(*given)
+
+    monkeypatch.setattr(endpoint, "_Handler", handle)
+    clients = [socket.create_connection(server.address) for _ in range(3)]
+    try:
+        assert get(server)[0]
+        assert len(accepted) == 1  # they came first
+    finally:
+        for client in clients:
+            client.close()
+
+
 def test_a_client_that_sends_byte_by_byte_has_one_deadline_for_all(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
