@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from tracedthread import _settings
 from tracedthread._original import originals
-from tracedthread.procfs import identify
+from tracedthread.procfs import close_ours, identify
 
 __all__ = ["PATH", "Server", "bind"]
 
@@ -53,6 +53,9 @@ def bind(address: str) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # some kernels have it not
+            # Who connects and says nothing is not even accepted, and keeps nobody up.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, round(REQUEST_S))
         listener.bind(where)
         listener.listen(16)
         listener.setblocking(False)
@@ -81,6 +84,7 @@ class Server:
         self._listener = listener
         self._listener_is = identify(listener)
         self._connection: socket.socket | None = None
+        self._connection_is = self._listener_is
         self._ended = originals.allocate_lock()
         self._ended.acquire()
         self._pid = os.getpid()
@@ -98,11 +102,12 @@ class Server:
         if self._pid != os.getpid() or self not in _live:
             return
         _live.discard(self)
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        if identify(self._listener) == self._listener_is:
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         if self._ended.acquire(timeout=timeout_s):
             self._side.close()
-        self._listener.close()
+        close_ours(self._listener, self._listener_is)
 
     def _run(self) -> None:
         listener, side = self._listener.fileno(), self._side.fileno()
@@ -128,7 +133,7 @@ class Server:
 
     def _serve(self) -> None:
         connection, client = self._listener.accept()
-        self._connection = connection
+        self._connection, self._connection_is = connection, identify(connection)
         try:
             connection.settimeout(REQUEST_S)
             _Handler(connection, client, self)  # type: ignore[arg-type]  # which is no server of the library's
@@ -139,9 +144,9 @@ class Server:
             connection.close()
 
     def _after_fork(self) -> None:
-        for inherited in (self._listener, self._connection):
-            if inherited is not None:
-                inherited.close()
+        close_ours(self._listener, self._listener_is)
+        if self._connection is not None:
+            close_ours(self._connection, self._connection_is)
         self._connection = None
 
 

@@ -126,7 +126,7 @@ class _Span:
 
     def is_recording(self) -> bool:
         """Whether there is one that listens."""
-        return self._span is not None and bool(self._span.is_recording())
+        return _is_recording(self._span)
 
     def response_starts(self) -> None:
         """The last moment at which a span that was made inside the application is sure to be seen."""
@@ -147,8 +147,16 @@ class _Span:
 def _current_span() -> Any:
     # Who uses OpenTelemetry has it loaded.
     trace = sys.modules.get("opentelemetry.trace")
-    span = None if trace is None else trace.get_current_span()
-    return span if span is not None and span.is_recording() else None
+    with contextlib.suppress(Exception):  # it is just being imported; or see `tell`
+        span = None if trace is None else trace.get_current_span()
+        return span if _is_recording(span) else None
+    return None
+
+
+def _is_recording(span: Any) -> bool:
+    with contextlib.suppress(Exception):
+        return span is not None and bool(span.is_recording())
+    return False
 
 
 class _Body:

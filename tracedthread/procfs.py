@@ -5,8 +5,8 @@ What /proc tells everybody about a process, and why it does not tell us more.
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
+from socket import socket
 from typing import NamedTuple, Protocol
 
 CAP_SYS_PTRACE = 19
@@ -71,9 +71,13 @@ class Process(NamedTuple):
 
 
 def processes() -> dict[int, Process]:
-    """All processes that /proc shows, but those that have ended and only wait for their parent to look."""
-    found = {}
-    for name in os.listdir("/proc"):
+    """All processes that /proc, if it is there, shows, but those that have ended and whose parent has yet to look."""
+    found: dict[int, Process] = {}
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return found
+    for name in names:
         if not name.isdigit():
             continue
         try:
@@ -235,10 +239,18 @@ def _yama_scope() -> int:
         return 0
 
 
-def identify(socket: SupportsFileno) -> tuple[int, int] | None:
-    """Which socket it is, whatever its number; None if it is none any more."""
+def identify(file: SupportsFileno | int) -> tuple[int, int] | None:
+    """Which file or socket is open, whatever its number; None if it is not open any more."""
     try:
-        status = os.fstat(socket.fileno())
+        status = os.fstat(file if isinstance(file, int) else file.fileno())
     except OSError:
         return None
-    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+    return status.st_dev, status.st_ino
+
+
+def close_ours(ours: socket, known: tuple[int, int] | None) -> None:
+    """Close a socket that was `known` as this one, unless its number is by now that of something of the program's."""
+    if identify(ours) == known:
+        ours.close()
+    else:
+        ours.detach()

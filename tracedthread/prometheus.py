@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -142,9 +143,14 @@ def listen(
         The server; None if there can be none, which one line says. The program goes on.
     """
     try:
-        if workers is None:
-            workers = Workers(_core.load(), top=_settings.metrics_top(), dropped=dropped)
-        return Server(bind(address), partial(_answer, workers, exemplars), workers)
+        with ExitStack() as undo:
+            listener = undo.enter_context(bind(address))
+            if workers is None:
+                workers = Workers(_core.load(), top=_settings.metrics_top(), dropped=dropped)
+                undo.callback(workers.close)
+            server = Server(listener, partial(_answer, workers, exemplars), workers)
+            undo.pop_all()
+            return server
     except (OSError, ValueError, RuntimeError, _core.Unavailable) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         _settings.say(f"no metrics at {address}: {reason}")

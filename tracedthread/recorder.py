@@ -83,6 +83,7 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
         return False
     if recorder.look(timeout_s):
         return True
+    contexts = None
     with shared.guard:
         behind = [sink for sink in chosen if sink in recorder.sinks]
         recorder.sinks = [sink for sink in recorder.sinks if sink not in behind]
@@ -90,8 +91,9 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
         if not recorder.sinks and shared.current is recorder:
             shared.current = None
             recorder.is_over = True
-            recorder.carry_nothing()
+            contexts = recorder.carry_nothing()
             count("events", recorder.live.unread_events)
+    del contexts
     return not behind
 
 

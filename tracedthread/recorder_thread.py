@@ -171,11 +171,18 @@ class RecorderThread:
         """Undo `hold_still`."""
         self._still.release()
 
-    def carry_nothing(self) -> None:
-        """Contexts are not needed any more."""
-        if self.context_variable is not None:
-            self.context_variable = None
-            self.core.types.carry_context(None)
+    def carry_nothing(self) -> object:
+        """
+        Contexts are not needed any more.
+
+        Returns:
+            Those that nobody will take, to be dropped without the guard: what they refer to may have destructors.
+        """
+        if self.context_variable is None:
+            return None
+        self.context_variable = None
+        self.core.types.carry_context(None)
+        return self.core.types.take_contexts()
 
     def _look(self) -> None:
         self._looks += 1
@@ -200,6 +207,7 @@ class RecorderThread:
             leaving, self.leaving = self.leaving, []
         for sink in leaving:
             attempt(sink.close, max(0.0, self.leave_by - time.monotonic()))
+        contexts = None
         with shared.guard:
             if leaving:
                 self.sinks = [sink for sink in self.sinks if sink not in leaving]
@@ -207,7 +215,8 @@ class RecorderThread:
                 self.is_over = True
                 if shared.current is self:
                     shared.current = None
-                    self.carry_nothing()
+                    contexts = self.carry_nothing()
+        del contexts
 
 
 def attempt(call: Callable[..., object], *args: object) -> None:

@@ -166,9 +166,12 @@ class Tallier:
             elif not any(head):
                 continue
             else:
-                lock = _lock_tally(head, data, at + _HEAD.size, ns_per_tick)
+                # All of it at once: when the GIL changes hands, what is counted at the beginning and at the end would
+                # not fit together, and the next look would find fewer in a bucket.
+                record = bytes(data[at : at + stride])
+                lock = _lock_tally(record, ns_per_tick)
                 if self._in_place:
-                    self._known[index] = head, lock
+                    self._known[index] = record[: _HEAD.size], lock
             key = self._locks.get(index) or self._name_lock(index)
             locks[key] = locks[key].plus(lock) if key in locks else lock
         return locks
@@ -227,15 +230,15 @@ def _words(histogram: bytes | memoryview) -> int:
     return words
 
 
-def _lock_tally(head: bytes, data: bytes | memoryview, at: int, ns_per_tick: int) -> LockTally:
+def _lock_tally(record: bytes, ns_per_tick: int) -> LockTally:
     """One site's counters, with its newest hold, which native code counts only when the next one ends."""
-    _, _, acquisitions, contended, timeouts, _, _, hold, _, wait, *rest = _HEAD.unpack(head)
+    _, _, acquisitions, contended, timeouts, _, _, hold, _, wait, *rest = _HEAD.unpack_from(record)
     _, own_gil, gil, handoff, waiters, pending = rest
     holds = waits = 0
     if acquisitions:
-        holds = _words(data[at : at + _HISTOGRAM_BYTES])
+        holds = _words(record[_HEAD.size : _HEAD.size + _HISTOGRAM_BYTES])
     if contended:
-        waits = _words(data[at + _HISTOGRAM_BYTES : at + 2 * _HISTOGRAM_BYTES])
+        waits = _words(record[_HEAD.size + _HISTOGRAM_BYTES : _HEAD.size + 2 * _HISTOGRAM_BYTES])
     if pending:
         ticks = pending >> 1 if pending < 1 << 63 else 0
         hold += ticks

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ from tracedthread import _core, layout, names
 from tracedthread._original import originals
 from tracedthread.capture import CaptureError
 from tracedthread.measure import Measurement, Stream
-from tracedthread.procfs import Process, Refused, Unrecorded, identify, processes
+from tracedthread.procfs import Process, Refused, Unrecorded, close_ours, identify, processes
 from tracedthread.shown import TOP, Shown
 from tracedthread.tallier import Tallier, read_descriptor, read_own
 from tracedthread.tally import EMPTY, Tally
@@ -34,6 +35,8 @@ OWN_WAIT_S = 1.0
 KEPT_AT_MOST = 64
 #: In this many measurements a process in which there was nothing to read is not looked into again.
 PATIENCE = 8
+
+_INT = struct.Struct("i")
 
 Identity = tuple[int, int, int]  # pid, when the process began, when its capture did
 
@@ -47,16 +50,26 @@ class _Worker:
         self.fd = fd
         self.is_readable = True
         self.tally = EMPTY
+        self._file_is = identify(fd)
         self._tallier = Tallier(read_descriptor(fd, start))
 
     def read(self) -> Tally:
         """What it has counted; if it cannot be read, what was read last."""
-        try:
-            self.tally = self._tallier.tally()
-            self.is_readable = True
-        except (OSError, CaptureError):
-            self.is_readable = False
+        self.is_readable = False
+        if self._is_ours():
+            with suppress(OSError, CaptureError):
+                self.tally = self._tallier.tally()
+                self.is_readable = True
         return self.tally
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        if self._is_ours():
+            _close_quietly(self.fd)
+
+    def _is_ours(self) -> bool:
+        # The program may have closed it, and given its number to a file of its own.
+        return identify(self.fd) == self._file_is
 
     def is_alive(self, table: Mapping[int, Process]) -> bool:
         process = table.get(self.pid)
@@ -137,10 +150,10 @@ class Workers:
         """Let go of all descriptors."""
         _live.discard(self)
         for worker in self._known.values():
-            os.close(worker.fd)
+            worker.close()
         self._known = {}
-        self._inbox.close()
-        self._outbox.close()
+        close_ours(self._inbox, self._inbox_is)
+        close_ours(self._outbox, self._outbox_is)
 
     def _measure(self) -> None:
         if not self._lock.acquire(timeout=OWN_WAIT_S):
@@ -183,10 +196,8 @@ class Workers:
             self.failures += 1
         self._receive()
         table = processes()
-        unreadable = 0
-        if os.getpid() in table:  # else /proc is not ours to look into, and nobody would seem to live
-            unreadable = self._discover(table)
-            self._retire(table)
+        unreadable = self._discover(table) if os.getpid() in table else 0
+        self._retire(table)
         members = {str(os.getpid()): self._last_own}
         for worker in self._known.values():
             label, tally = str(worker.pid), worker.read()
@@ -197,10 +208,12 @@ class Workers:
         return Group(members, self._ended, unreadable)
 
     def _retire(self, table: Mapping[int, Process]) -> None:
+        if os.getpid() not in table:  # /proc is not ours to look into, and nobody would seem to live
+            return
         for worker in [worker for worker in self._known.values() if not worker.is_alive(table)]:
             self._retired = self._retired.plus(worker.read().ended())
             self._ended += 1
-            os.close(worker.fd)
+            worker.close()
             del self._known[worker.identity]
 
     def _receive(self) -> bool:
@@ -208,11 +221,16 @@ class Workers:
             if identify(self._inbox) != self._inbox_is:
                 return False
             try:
-                _, descriptors, _, _ = socket.recv_fds(self._inbox, 16, 1)
+                # Not by socket.recv_fds, which forgets its flags: what the program executes would have them, too.
+                room = socket.CMSG_LEN(_INT.size)
+                message, ancillary, _, _ = self._inbox.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):
                 return True
-            for fd in descriptors:
-                self._take(fd, 0, None)
+            for _, _, descriptors in ancillary:
+                for (fd,) in _INT.iter_unpack(descriptors):
+                    self._take(fd, 0, None)
+            if not message:  # nobody has the other end any more
+                return False
 
     def _discover(self, table: Mapping[int, Process]) -> int:
         """Take the captures of descendants that have not sent theirs; how many could not be read."""
@@ -244,7 +262,8 @@ class Workers:
             header = layout.HEADER.read(read_descriptor(fd, start)(0, layout.HEADER.size))
             identity = header.pid, header.process_start, header.first_ticks
             if header.magic == layout.MAGIC and identity not in self._known and identity != self._own.identity:
-                self._known[identity] = _Worker(header.pid if pid is None else pid, identity, fd, start)
+                worker = self._known[identity] = _Worker(header.pid if pid is None else pid, identity, fd, start)
+                self._each.pop(str(worker.pid), None)  # of a process that had the number before
                 return
         except (OSError, CaptureError):
             pass
@@ -262,9 +281,9 @@ class Workers:
             pass  # too many at once, or nobody is there any more: it is looked for in /proc
         self._lock = originals.allocate_lock()
         for worker in self._known.values():
-            _close_quietly(worker.fd)
+            worker.close()
         self._known = {}
-        _close_quietly(self._inbox.detach())
+        close_ours(self._inbox, self._inbox_is)
 
 
 def _own_descriptor(core: _core.Core) -> int | None:

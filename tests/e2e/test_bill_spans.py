@@ -133,6 +133,28 @@ def test_a_span_that_ends_in_another_thread_is_billed_to_the_one_that_began_it()
     assert_billed(span, wait=True, blocked=False)
 
 
+def test_a_span_that_cannot_be_billed_is_the_programs_all_the_same() -> None:
+    (span,) = run("""
+        from opentelemetry.sdk.trace import Span
+        from tracedthread.otel.bill import BillProcessor
+        class Sealed:
+            __slots__ = ()
+            kind = trace.SpanKind.SERVER
+            def end(self): pass
+        processor = BillProcessor()
+        processor.on_start(Sealed())
+        provider.add_span_processor(processor)
+        def refuse(self, attributes):
+            raise LookupError("telemetry's")
+        span = tracer.start_span("request", kind=trace.SpanKind.SERVER)
+        Span.set_attributes, stock = refuse, Span.set_attributes
+        span.end()
+        Span.set_attributes = stock
+        done()
+    """)
+    assert span == {"name": "request", "kind": "SERVER"}
+
+
 def test_spans_are_not_kept_by_their_bill() -> None:
     run(
         """

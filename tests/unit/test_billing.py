@@ -225,6 +225,23 @@ def test_wsgi_errors_are_the_applications_own() -> None:
         WSGIMiddleware(app)({}, lambda *_: None)
 
 
+@pytest.mark.parametrize("get", ["pass", "trace.get_current_span = Broken", "trace.get_current_span = lambda: 1 / 0"])
+def test_a_request_goes_on_whatever_telemetry_does(get: str) -> None:
+    run(f"""
+        import sys, types
+        from tracedthread.middleware import WSGIMiddleware
+        class Broken:
+            def is_recording(self):
+                raise LookupError("telemetry's")
+        trace = sys.modules["opentelemetry.trace"] = types.ModuleType("trace")  # as while it is imported
+        {get}
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [b"ours"]
+        assert WSGIMiddleware(app)({{}}, lambda *_: None) == [b"ours"]
+    """)
+
+
 def test_wsgi_request_that_waits_says_so_in_its_header() -> None:
     run("""
         from wsgiref.simple_server import make_server, WSGIRequestHandler

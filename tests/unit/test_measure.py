@@ -346,6 +346,46 @@ def program(code: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
+def test_what_is_counted_between_two_lines_of_a_look_does_not_tear_it() -> None:
+    totals, fewer = program(
+        """
+        import json, sys, threading, time, tracedthread
+        tracedthread.patch()
+        from tracedthread import _core, tallier
+        from tracedthread.histogram import BUCKETS
+        lock = threading.Lock()
+        looks = tallier.Tallier(tallier.read_own(_core.load()), in_place=True)
+        looked_into = {tallier.Tallier._read_locks.__code__, tallier._lock_tally.__code__}
+        lengths = [0.0, 0.001] * 1000
+        def hold():
+            with lock:
+                time.sleep(lengths.pop())
+        def at_line(frame, event, arg):
+            sys.settrace(None)
+            hold()
+            sys.settrace(at_call)
+            return at_line
+        def at_call(frame, event, arg):
+            return at_line if frame.f_code in looked_into else None
+        hold()
+        found = []
+        for _ in range(4):
+            sys.settrace(at_call)
+            tally = looks.tally()
+            sys.settrace(None)
+            counted = max(tally.locks.values(), key=lambda lock: lock.acquisitions)
+            counts = [counted.hold_histogram >> 64 * index & 2**64 - 1 for index in range(BUCKETS)]
+            found.append((counted.acquisitions, counts))
+        totals = [[acquisitions, sum(counts)] for acquisitions, counts in found]
+        fewer = [b - a for (_, x), (_, y) in zip(found, found[1:]) for a, b in zip(x, y) if b < a]
+        print(json.dumps([totals, fewer]))
+        """
+    )
+    assert all(acquisitions == holds for acquisitions, holds in totals)
+    assert totals[0] < totals[1] < totals[2] < totals[3]
+    assert fewer == []
+
+
 def test_every_thread_start_counts_though_records_are_used_again() -> None:
     found = program(
         """

@@ -6,18 +6,27 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import subprocess
+import sys
+import textwrap
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.metrics import CallbackOptions
+from opentelemetry.metrics._internal import _ProxyMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 
 from tracedthread import names
 from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.otel import observables
 from tracedthread.otel.observables import Observables, observe
 
+ROOT = Path(__file__).resolve().parents[2]
 VALUE = HistogramValue(BOUNDS, (1, 2) + (0,) * (len(BOUNDS) - 1), 0.25)
 
 
@@ -166,3 +175,85 @@ def test_a_provider_that_is_gone_is_not_kept() -> None:
     del provider
     gc.collect()
     assert reference() is None
+
+
+def test_started_again_it_tells_the_global_provider_that_was_set_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observables, "_global", [])
+    reader = InMemoryMetricReader()
+    before, real = _ProxyMeterProvider(), MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(observables, "get_meter_provider", lambda: before)
+    observe(before, Source()).stop()
+    before.on_set_meter_provider(real)
+    monkeypatch.setattr(observables, "get_meter_provider", lambda: real)
+    assert not collected(reader)
+    observe(real, Source())
+    assert collected(reader)[names.WAITERS.name]
+    real.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_that_is_forked_during_a_collection_tells_nothing_of_its_parents() -> None:
+    parent = os.getpid()
+
+    def measure() -> list[Measurement]:
+        return [point(metric, value=int(os.getpid() == parent)) for metric in (names.STARTS, names.THREADS)]
+
+    provider = MeterProvider(shutdown_on_exit=False)
+    told = observe(provider, measure)
+    options = CallbackOptions()
+    assert [one.value for one in told._observe(names.STARTS, options)] == [1]
+    if os.fork() == 0:
+        os._exit(sum(int(one.value) for one in told._observe(names.THREADS, options)))
+    assert os.wait()[1] == 0
+    assert [one.value for one in told._observe(names.THREADS, options)] == [1]
+    provider.shutdown()
+
+
+def test_started_again_no_counter_goes_backwards() -> None:
+    program = """
+    import threading, tracedthread
+    assert tracedthread.patch()
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from tracedthread.otel import setup
+    from tracedthread.otel.options import Options
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    one = threading.Lock()
+    other = threading.Lock()
+    def start():
+        assert setup.start(meter_provider=provider, options=Options(metrics_top=1, otlp_histograms=False))
+    def told():
+        points = [
+            (metric.name, tuple(point.attributes.items()), point.value)
+            for scope in reader.get_metrics_data().resource_metrics[0].scope_metrics for metric in scope.metrics
+            if metric.data.is_monotonic for point in metric.data.data_points
+        ]
+        return {(name, attributes): value for name, attributes, value in points}
+    def wait_for(lock, seconds):
+        with lock:
+            thread = threading.Thread(target=lock.acquire, kwargs={"timeout": seconds})
+            thread.start()
+            thread.join()
+    start()
+    wait_for(one, 0.01)
+    told()
+    for _ in range(1000):
+        with other: pass
+    before = told()
+    wait_for(other, 0.5)  # now it is the one that is shown
+    setup.stop()
+    start()
+    after = told()
+    assert len(after) > len(before)
+    assert not {series: (value, after.get(series)) for series, value in before.items() if after.get(series, 0) < value}
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -192,6 +192,24 @@ def test_a_client_that_is_slow_or_confused_keeps_nobody_out_for_long(
     assert capfd.readouterr() == ("", "")
 
 
+def test_who_connects_and_says_nothing_keeps_nobody_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted: list[Any] = []
+    handler = endpoint._Handler
+
+    def handle(*given: Any) -> Any:
+        accepted.append(given)
+        return handler(*given)
+
+    monkeypatch.setattr(endpoint, "_Handler", handle)
+    clients = [socket.create_connection(server.address) for _ in range(3)]
+    try:
+        assert get(server)[0]
+        assert len(accepted) == 1  # they came first
+    finally:
+        for client in clients:
+            client.close()
+
+
 def test_a_client_that_sends_byte_by_byte_has_one_deadline_for_all(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +241,27 @@ def test_a_taken_port_is_one_line_and_no_more(
     error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert "Address already in use" in error
+
+
+def test_what_cannot_be_served_leaves_nothing_open() -> None:
+    done = run(
+        """
+        import gc, warnings
+        from unittest import mock
+        from tracedthread import endpoint
+        warnings.simplefilter("always")  # that a socket was not closed
+        before = os.listdir("/proc/self/fd")
+        assert prometheus.listen(str(server.address[1])) is None  # it is taken
+        with mock.patch.object(endpoint.originals, "start_new_thread", side_effect=RuntimeError("no thread")):
+            assert prometheus.listen("0") is None
+        assert os.listdir("/proc/self/fd") == before
+        gc.collect()
+        os._exit(0)
+        """
+    )
+    lines = done.stderr.splitlines()
+    assert [line.partition(" at ")[0] for line in lines] == ["tracedthread: no metrics"] * 2, done.stderr
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "1:2:3", "127.0.0.1:70000", "host.invalid:9464", "192.0.2.1:9464"])
@@ -329,8 +368,9 @@ def test_a_program_that_closes_all_descriptors_is_not_listened_in_on() -> None:
             two.send(b"hello")
         clients = [socket.create_connection(one.getsockname()) for one in theirs]
         if os.fork() == 0:
-            os._exit(0)
-        os.wait()
+            lost = [one for one in theirs if not os.path.exists(f"/proc/self/fd/{one.fileno()}")]
+            os._exit(len(lost))
+        assert os.wait()[1] == 0
         time.sleep(0.3)
         for one, client in zip(theirs, clients):
             one.settimeout(5)

@@ -466,10 +466,13 @@ def test_contexts_come_with_the_events_that_name_them_and_do_not_stay() -> None:
         assert values[0]() is None
         contextvars.copy_context().run(with_value, wait_once)
         assert recorder.flush() and met[2:] == ["NoneType", "Value"], met
+        contextvars.copy_context().run(with_value, wait_once)
         assert recorder.stop()
+        gc.collect()
+        assert values[2]() is None           # what nobody will take is not kept
         contextvars.copy_context().run(with_value, wait_once)
         gc.collect()
-        assert values[2]() is None           # nothing is noted any more
+        assert values[3]() is None           # nothing is noted any more
         assert recorder.lost()["contexts"] == 0
     """)
 

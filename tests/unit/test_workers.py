@@ -5,6 +5,7 @@ Other processes' captures that cannot be had: counted and shown, and none of it 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import tracedthread
 from tracedthread import _core, names, workers
 from tracedthread.procfs import Process, Refused, Unrecorded, processes
+from tracedthread.shown import OTHERS
 from tracedthread.workers import Workers
 
 ME = os.getpid()
@@ -42,10 +44,10 @@ def acquisitions(group: Workers, lock: str) -> Any:
     )
 
 
-def capture_of(path: Path, pid: int, *, holds: int = 3) -> int:
+def capture_of(path: Path, pid: int, *, start: int = 1, holds: int = 3) -> int:
     """A descriptor of another process's capture."""
     builder = cb.CaptureBuilder(pid=pid)
-    builder.process_start = 1
+    builder.process_start = start
     builder.site("Foreign._lock", ("Foreign.__init__", "/srv/foreign.py", 3)).hold(1000, times=holds)
     path.write_bytes(builder.build())
     return os.open(path, os.O_RDONLY)
@@ -109,6 +111,25 @@ def test_a_pid_that_is_used_again_is_another_process(
     assert states(group) == {"living": 1, "ended": 1, "unreadable": 0}
 
 
+def test_a_pid_that_is_used_again_begins_its_series_anew(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> dict[str, Any]:
+        points = dict(group.measure_each())["4242"]
+        return {point.attributes[0]: point.value for point in points if point.metric is names.ACQUISITIONS}
+
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 1)})
+    monkeypatch.setattr(group._shown, "update", lambda _: None)
+    group._take(capture_of(tmp_path / "a", 4242, holds=100), 0, None)
+    assert told() == {OTHERS: 100}
+    group._shown.functions["Foreign._lock"] = set()
+    assert told() == {OTHERS: 100, "Foreign._lock": 0}
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 2)})
+    group._take(capture_of(tmp_path / "b", 4242, start=2, holds=7), 0, None)
+    assert told() == {"Foreign._lock": 7}
+    assert group.failures == 0
+
+
 def test_the_same_capture_twice_counts_once_and_leaves_no_descriptor(group: Workers, tmp_path: Path) -> None:
     group._take(capture_of(tmp_path / "a", 4242), 0, None)
     before = len(os.listdir("/proc/self/fd"))
@@ -129,6 +150,78 @@ def test_what_telemetry_dropped_is_this_processs(tmp_path: Path) -> None:
     finally:
         group.close()
         tracedthread.unpatch()
+
+
+def test_without_proc_what_is_known_is_told(group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    listdir = os.listdir
+
+    def none(path: str) -> list[str]:
+        if path == "/proc":
+            raise FileNotFoundError(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", none)
+    monkeypatch.setattr(group, "_sweep_at", 0)
+    assert group.receive()
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group) == {"living": 2, "ended": 0, "unreadable": 0}
+    assert group.failures == 0
+
+
+def test_what_is_sent_is_not_inherited_by_what_the_program_executes(group: Workers, tmp_path: Path) -> None:
+    fd = capture_of(tmp_path / "a", 4242)
+    socket.send_fds(group._outbox, [b"capture"], [fd])
+    os.close(fd)
+    assert group.receive()
+    (worker,) = group._known.values()
+    assert not os.get_inheritable(worker.fd)
+
+
+def test_when_the_program_has_closed_the_sending_end_nothing_spins(group: Workers) -> None:
+    group._outbox.close()
+    assert not group.receive()
+
+
+def test_numbers_that_the_program_has_given_to_its_own_files_stay_theirs(tmp_path: Path) -> None:
+    assert tracedthread.patch()
+    group = Workers(_core.load())
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    group._take(capture_of(tmp_path / "b", 4243, holds=1), 0, None)
+    one, other = group._known.values()
+    files = [group._inbox.fileno(), group._outbox.fileno(), one.fd, other.fd]
+    for fd in files:
+        own = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
+        os.dup2(own, fd)
+        os.close(own)
+    group.measure()
+    assert group._known == {}  # they are not alive
+    group.close()
+    for fd in files:
+        os.close(fd)  # or else: Bad file descriptor
+    tracedthread.unpatch()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_lets_the_programs_own_files_be(tmp_path: Path) -> None:
+    assert tracedthread.patch()
+    group = Workers(_core.load())
+    group._take(capture_of(tmp_path / "a", 4242), 0, None)
+    (worker,) = group._known.values()
+    own = [os.dup(group._inbox.fileno()), os.dup(worker.fd)]
+    files = [group._inbox.fileno(), worker.fd]
+    theirs = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
+    for fd in files:
+        os.dup2(theirs, fd)
+    os.close(theirs)
+    if (child := os.fork()) == 0:
+        os._exit(sum(not os.path.exists(f"/proc/self/fd/{fd}") for fd in files))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for fd, to in zip(own, files):
+        os.dup2(fd, to)
+        os.close(fd)
+    group.close()
+    tracedthread.unpatch()
 
 
 def test_the_list_of_processes_has_us_and_our_parent() -> None:

@@ -5,6 +5,7 @@ wait, in seconds.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -37,9 +38,11 @@ class BillProcessor(SpanProcessor):
         """Begin a bill if the span is a server's."""
         if not self.enabled or span.kind is not SpanKind.SERVER:
             return
-        bill = Bill().__enter__()
-        if bill.recorded:
-            span.end = _Ending(span, bill)  # type: ignore[method-assign]
+        # What is raised here would come out of the program's start_span.
+        with suppress(Exception):
+            bill = Bill().__enter__()
+            if bill.recorded:
+                span.end = _Ending(span, bill)  # type: ignore[method-assign]
 
 
 class _Ending:
@@ -53,11 +56,10 @@ class _Ending:
 
     def __call__(self, end_time: int | None = None) -> None:
         span = self._span
-        try:
-            if vars(span).pop("end", None) is self:  # and with it the cycle of references
+        if vars(span).pop("end", None) is self:  # and with it the cycle of references
+            with suppress(Exception):
                 span.set_attributes(self._bill.attributes())
-        finally:
-            span.end(end_time)
+        span.end(end_time)
 
 
 _processors: WeakKeyDictionary[TracerProvider, BillProcessor] = WeakKeyDictionary()  # none is ever taken away

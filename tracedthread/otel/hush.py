@@ -8,6 +8,7 @@ say on other threads, for the program's own set-up, is left alone.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -25,6 +26,16 @@ class _Filter(logging.Filter):
 
 
 _filter = _Filter("tracedthread")
+
+
+def _after_fork_in_child() -> None:
+    # Threads that are not here; one of the program's may get the number of one of them.
+    own = get_ident()
+    for thread in [thread for thread in _hushed if thread != own]:
+        del _hushed[thread]
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def watch() -> None:

@@ -8,12 +8,13 @@ sums and counts of ours as counters (`names.SUMS`).
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
 from tracedthread import __version__, names
 from tracedthread.measure import HistogramValue, Measurement
@@ -42,6 +43,7 @@ class Observables:
         self.failures = 0
         self._measure: Measure | None = None
         self._observations: dict[Metric, list[Observation]] = {}
+        self._pid = os.getpid()
         self._asked: set[Metric] = set(_OBSERVED)
         meter = provider.get_meter(names.SCOPE, __version__, names.SCHEMA_URL)
         for metric in _OBSERVED:
@@ -64,9 +66,10 @@ class Observables:
         measure = self._measure
         if measure is None:
             return ()
-        # A collection asks for every instrument once, so one that is asked a second time is asked by the next one.
-        if metric in self._asked:
-            self._asked = set()
+        # A collection asks for every instrument once, so one that is asked a second time is asked by the next one. And
+        # what a forked child finds is its parent's.
+        if metric in self._asked or self._pid != os.getpid():
+            self._asked, self._pid = set(), os.getpid()
             try:
                 self._observations = _sorted_by_metric(measure())
             except Exception:
@@ -77,13 +80,19 @@ class Observables:
 
 
 _known: weakref.WeakKeyDictionary[MeterProvider, Observables] = weakref.WeakKeyDictionary()
+_global: list[Observables] = []  # those of the global provider, once they are made
 
 
 def observe(provider: MeterProvider, measure: Measure) -> Observables:
     """The provider's instruments, made if need be, telling what `measure` says."""
     observables = _known.get(provider)
     if observables is None:
-        observables = _known[provider] = Observables(provider)
+        is_global = provider is get_meter_provider()
+        # There is one, but before it is set it is another object. Its instruments are those that were made then: the
+        # SDK would give us these again, and never call what we give it now.
+        observables = _known[provider] = _global[0] if is_global and _global else Observables(provider)
+        if is_global and not _global:
+            _global.append(observables)
     observables.start(measure)
     return observables
 

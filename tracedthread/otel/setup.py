@@ -40,6 +40,7 @@ __all__ = ["PROVIDERS", "is_started", "make_board", "make_sinks", "start", "stop
 PROVIDERS = ("tracer_provider", "meter_provider", "logger_provider")
 
 _sinks: list[recorder.Sink] = []  # what we have told the recorder of
+_boards: dict[int, Board] = {}  # by how many locks are told by name
 
 
 def start(
@@ -114,8 +115,11 @@ def tell(sinks: Iterable[recorder.Sink], settled: Settled) -> bool:
 
 
 def make_board(settled: Settled) -> Board:
-    """What is measured in this process."""
-    return Board(read_own(_core.load()), top=settled.metrics_top, dropped=recorder.lost)
+    """What is measured in this process; the same one after a stop, or what is told as `other` would go backwards."""
+    board = _boards.get(settled.metrics_top)
+    if board is None:
+        board = Board(read_own(_core.load()), top=settled.metrics_top, dropped=recorder.lost)
+    return _boards.setdefault(settled.metrics_top, board)
 
 
 def make_sinks(
