@@ -157,6 +157,8 @@ def _after_fork_in_child() -> None:
     for sink in parent.sinks:
         attempt(getattr(sink, "after_fork", bool))
     recorder = shared.current = _launch(core, parent.sinks, parent.interval_s, parent)
+    if recorder is None:
+        core.types.carry_context(None)  # nobody is going to take them; nor here, where destructors could run
     if recorder is not None:
         at_end_of_child(recorder, _at_exit, -50)  # before the capture is finished
 
