@@ -445,7 +445,8 @@ def test_whose_holds_made_others_wait() -> None:
     assert bills["onlooker"] == blocked["look_on"] == 0
     assert bills["inside"] >= 0.045  # who gave up is charged at once, the others when the hold ends
     assert bills["keeper"] >= bills["inside"] + 0.145
-    assert blocked["keep"] == pytest.approx(bills["keeper"], abs=1e-6)
+    # A bill uses the clock as calibrated at the start.
+    assert blocked["keep"] == pytest.approx(bills["keeper"], rel=1e-3)
     assert row.blame_s >= blocked["keep"] >= 0.9 * row.blame_s
     blamed = sum(cell.blame_ticks for lock in rec.profile.locks for cell in lock.blame)
     assert sum(thread.blamed_ticks for thread in rec.profile.threads) == blamed
