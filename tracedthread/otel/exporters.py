@@ -12,6 +12,7 @@ from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import SpanProcessor as SdkSpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from tracedthread import _settings
@@ -20,6 +21,7 @@ from .hush import hush
 
 __all__ = [
     "Delivery",
+    "LastSpans",
     "LogExporter",
     "MetricExporter",
     "SpanExporter",
@@ -86,8 +88,8 @@ def say_no_more() -> None:
 class SpanExporter(OTLPSpanExporter):
     """Of spans."""
 
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
+    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
+        super().__init__(endpoint=endpoint, timeout=timeout_s)
         self._delivery = delivery
 
     def export(self, spans: Sequence[ReadableSpan], *args: Any, **kwargs: Any) -> Any:
@@ -98,8 +100,8 @@ class SpanExporter(OTLPSpanExporter):
 class MetricExporter(OTLPMetricExporter):
     """Of metrics. What could not be sent is sent the next time, for sums only grow."""
 
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
+    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
+        super().__init__(endpoint=endpoint, timeout=timeout_s)
         self._delivery = delivery
 
     def export(self, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -111,8 +113,8 @@ class MetricExporter(OTLPMetricExporter):
 class LogExporter(OTLPLogExporter):
     """Of log events."""
 
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
+    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
+        super().__init__(endpoint=endpoint, timeout=timeout_s)
         self._delivery = delivery
 
     def export(self, batch: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
@@ -133,6 +135,34 @@ class SpanProcessor(BatchSpanProcessor):
         self._delivery.handed += 1
         with hush():  # that its queue is full
             super().on_end(span)
+
+
+class LastSpans(SdkSpanProcessor):
+    """Without a thread: keeps what it is handed, up to a limit, until it is told to export it."""
+
+    MOST = 2048  # as the SDK's queue has it
+
+    def __init__(self, delivery: Delivery, exporter: SpanExporter) -> None:
+        self._delivery = delivery
+        self._exporter = exporter
+        self._spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        self._delivery.handed += 1
+        if len(self._spans) < self.MOST:
+            self._spans.append(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Export them, as long as the exporter takes for it."""
+        spans, self._spans = self._spans, []
+        if spans:
+            self._exporter.export(spans)
+        return True
+
+    def shutdown(self) -> None:
+        """End."""
+        self._exporter.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def load() -> None:
