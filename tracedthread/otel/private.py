@@ -89,7 +89,7 @@ class Private:
         self._resources: dict[int, Resource] = {}  # by process
         self._providers = self._make()
         self._histograms: HistogramExporter | None = None
-        if _is_wanted("METRICS"):
+        if _is_wanted("METRICS") and settled.otlp_histograms is not False:
             self._histograms = _Histograms(
                 self._board.measure,
                 resource=self._resource,
@@ -128,17 +128,20 @@ class Private:
         if not all(ending.done.acquire(True, max(0.0, leave_by - time.monotonic())) for ending in endings):
             providers.abandon()
         say_no_more()
-        missing = [
-            f"{delivery.missing} of {delivery.handed} {delivery.what}"
-            for delivery in providers.deliveries
-            if delivery.missing
-        ]
-        if missing:
-            _settings.say(f"not delivered: {', '.join(missing)}")
+        self._say_missing([delivery for delivery in providers.deliveries if delivery.missing])
 
     def after_fork(self) -> None:
         """In a child, whose new providers are still to come: those of the parent have nothing to say."""
         self._providers.forget()
+
+    def _say_missing(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        numbers = ", ".join(f"{delivery.missing} of {delivery.handed} {delivery.what}" for delivery in deliveries)
+        reasons = dict.fromkeys(f"{delivery.destination} ({delivery.reason})" for delivery in deliveries)
+        is_child = os.getpid() != next(iter(self._resources))
+        whose = f" from process {os.getpid()}" if is_child else ""
+        _settings.say(f"not delivered: {numbers} to {' and '.join(reasons)}{whose}")
 
     def _make(self) -> _Providers:
         try:
