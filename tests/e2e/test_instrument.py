@@ -286,6 +286,15 @@ def test_with_opentelemetry_distro(folder: Path) -> None:
         assert len(sink.spans("lock.wait")) == 1
 
 
+def test_an_unknown_key_in_the_configuration_file_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    from tracedthread.otel.instrumentor import TracedThreadInstrumentor
+
+    options = TracedThreadInstrumentor.configuration(metrics_top=5, span_threshold=3)
+    assert options.settled().metrics_top == 5
+    line = "tracedthread: no such option in OpenTelemetry's configuration file: span_threshold\n"
+    assert capfd.readouterr().err == line
+
+
 CONFIGURATION = """
     file_format: "1.0"
     tracer_provider:
