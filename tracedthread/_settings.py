@@ -276,12 +276,14 @@ def parse_address(text: str) -> str:
 
 def parse_url(text: str) -> str:
     """
-    Read where OTLP goes, such as `http://localhost:4318`; without a slash at its end.
+    Read where OTLP goes, such as `http://localhost:4318`; without a slash, or the path of one signal, at its end.
 
     Raises:
         ValueError: Not a URL of http or https.
     """
     url = text.strip().rstrip("/")
+    for signal in ("traces", "metrics", "logs"):
+        url = url.removesuffix(f"/v1/{signal}").rstrip("/")
     scheme, _, rest = url.partition("://")
     if scheme.lower() not in ("http", "https") or not rest or any(character.isspace() for character in rest):
         raise ValueError(f"{text!r} is not a URL such as http://localhost:4318")

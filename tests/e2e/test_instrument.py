@@ -119,6 +119,14 @@ def seen(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
+def has(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def test_patched_before_the_sdk_has_threads_and_the_other_distro_does_its_work(folder: Path) -> None:
     vendor(folder, "vendor")
     with Sink() as sink:
@@ -152,10 +160,35 @@ def test_the_distro_that_the_user_asks_for_is_the_one_that_is_set_up(folder: Pat
 
 
 def test_without_any_distro_the_locks_are_recorded(folder: Path) -> None:
-    found = seen(instrument(folder))
+    result = instrument(folder)
+    found = seen(result)
     assert found["patched"]
     assert found["told"]
     assert found["env"] == {}
+    if not has("opentelemetry-distro"):
+        [line] = [line for line in result.stderr.splitlines() if line.startswith("tracedthread: no telemetry")]
+        assert line.endswith("pip install opentelemetry-distro")
+
+
+def test_http_is_spoken_where_nothing_is_said_and_only_that_is_installed(folder: Path) -> None:
+    vendor(folder, "vendor")
+    text = (folder / "vendor.py").read_text(encoding="utf-8")
+    stock = 'os.environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")'  # as the stock distro does
+    text = text.replace('os.environ.setdefault("VENDOR", NAME)', stock)
+    (folder / "vendor.py").write_text(text, encoding="utf-8")
+    program = "import os; print(os.environ['OTEL_EXPORTER_OTLP_PROTOCOL'])"
+    with Sink() as sink:
+        url = sink.endpoint
+
+        def protocol(**env: str) -> str:
+            return instrument(folder, program, OTEL_EXPORTER_OTLP_ENDPOINT=url, **env).stdout.strip()
+
+        if not has("opentelemetry-exporter-otlp-proto-grpc"):
+            assert protocol() == "http/protobuf"
+        assert protocol(OTEL_EXPORTER_OTLP_PROTOCOL="http/json") == "http/json"
+        grpc = {"opentelemetry_traces_exporter": {"otlp_proto_grpc": "vendor:OTLPSpanExporter"}}
+        distribution.write(folder, "exporter", grpc)
+        assert protocol() == "grpc"
 
 
 def test_kept_out_everything_is_as_without_us(folder: Path) -> None:
@@ -242,14 +275,6 @@ def test_what_goes_wrong_in_here_does_not_end_the_instrumentation_of_others(fold
     assert "Traceback" not in result.stderr
 
 
-def has(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 @pytest.mark.skipif(not has("opentelemetry-distro"), reason="opentelemetry-distro is not installed")
 def test_with_opentelemetry_distro(folder: Path) -> None:
     with Sink() as sink:
@@ -259,6 +284,15 @@ def test_with_opentelemetry_distro(folder: Path) -> None:
         assert found["patched"]
         assert found["told"]
         assert len(sink.spans("lock.wait")) == 1
+
+
+def test_an_unknown_key_in_the_configuration_file_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    from tracedthread.otel.instrumentor import TracedThreadInstrumentor
+
+    options = TracedThreadInstrumentor.configuration(metrics_top=5, span_threshold=3)
+    assert options.settled().metrics_top == 5
+    line = "tracedthread: no such option in OpenTelemetry's configuration file: span_threshold\n"
+    assert capfd.readouterr().err == line
 
 
 CONFIGURATION = """

@@ -236,6 +236,51 @@ def test_an_exporter_or_processor_that_raises(tmp_path: Path, where: str, error:
     assert kept or done.stderr == f"tracedthread: telemetry is not whole; failures: 3, the first: {words}\n"
 
 
+OWN_PROVIDERS = """
+    import threading, time
+    from opentelemetry import metrics, trace
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    trace.set_tracer_provider(TracerProvider())
+    class Exporter(OTLPMetricExporter):
+        def export(self, data, *args, **kwargs):
+            open("exports", "a").write("one ")
+            return super().export(data, *args, **kwargs)
+    metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(Exporter())]))
+    import tracedthread
+    tracedthread.patch()
+    from tracedthread.otel.setup import start
+    assert start()
+    lock = threading.Lock()
+    def hold():
+        with lock:
+            time.sleep(0.05)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    time.sleep(0.02)
+    with lock:
+        pass
+    holder.join()
+    print("{}", flush=True)
+"""
+
+
+@pytest.mark.parametrize("collector", ["none", "healthy", "refusing"])
+def test_a_program_of_its_own_providers_does_not_stay_for_our_counters(tmp_path: Path, collector: str) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent(OWN_PROVIDERS), encoding="utf-8")
+    with Sink(Answer(400) if collector == "refusing" else None) as sink:
+        url = NOBODY if collector == "none" else sink.endpoint
+        done = run([sys.executable, "program.py"], tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+    if collector == "healthy":
+        assert done.stderr == ""
+        assert sink.points("tracedthread.lock.contentions")
+    else:
+        assert not (tmp_path / "exports").exists()  # the SDK had nothing to export, and to try again
+        assert done.stderr.count("\n") == 1
+
+
 def test_a_disk_that_is_full_keeps_nothing_and_nobody(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     mount = "mount -t tmpfs -o size=64k none small"

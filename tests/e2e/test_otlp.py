@@ -80,6 +80,7 @@ def test_waits_arrive_as_spans_of_the_service_that_the_environment_names(tmp_pat
     [
         (["--otlp-endpoint", "URL"], {}),
         (["--otlp-endpoint=URL/"], {}),
+        (["--otlp-endpoint=URL/v1/traces"], {}),
         ([], {"TRACEDTHREAD_OTLP_ENDPOINT": "URL"}),
         ([], {"TRACEDTHREAD_OTLP": "1", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "URL/v1/traces"}),
         # What is given for us goes before what is given for all.
@@ -258,10 +259,41 @@ def test_a_collector_in_trouble_costs_two_lines_and_little_time(tmp_path: Path, 
         assert time.monotonic() - began < 20  # 2 s and what a busy machine makes of them
         assert (process.returncode, out) == (0, "")
         lines = err.splitlines()
-        numbers = "tracedthread: not delivered: 2 of 2 spans"
-        assert lines[-1] in (numbers, f"{numbers}, 1 of 1 exports of metrics")  # if it came to the latter in time
+        numbers, _, where = lines[-1].partition(" to ")
+        spans = "tracedthread: not delivered: 2 of 2 spans"
+        assert numbers in (spans, f"{spans}, 1 of 1 exports of metrics")  # if it came to the latter in time
+        reasons = {"down": "connection refused", "slow": "no answer in time", "503": "HTTP 503", "garbage": "HTTP 418"}
+        assert where.startswith(f"{url} ({reasons[trouble]})")
         failures = [line for line in lines[:-1] if line.startswith("tracedthread: telemetry cannot be delivered to ")]
         assert failures == lines[:-1]
         assert (
             len(failures) == 1 if trouble == "garbage" else len(failures) <= 1
         )  # else it may be tried again until then
+
+
+def test_a_child_says_which_process_could_not_deliver_and_no_password(tmp_path: Path) -> None:
+    program = """
+        import os
+        wait()
+        if (pid := os.fork()) == 0:
+            wait()
+        else:
+            assert os.wait()[1] == 0
+            print(pid)
+        """
+    result = run(tmp_path, ["--otlp-endpoint", "http://me:secret@127.0.0.1:1"], program)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("tracedthread: not delivered: ")]
+    reason = "to http://127.0.0.1:1 (connection refused)"
+    assert [line[line.index(" to ") + 1 :] for line in lines] == [
+        f"{reason} from process {result.stdout.strip()}",
+        reason,
+    ]
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_histograms_can_be_left_out(tmp_path: Path, wanted: str) -> None:
+    with Sink() as sink:
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], "wait()", TRACEDTHREAD_OTLP_HISTOGRAMS=wanted)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert sink.points("tracedthread.lock.contentions")
+        assert bool(sink.points("tracedthread.lock.wait.duration")) == (wanted == "1")

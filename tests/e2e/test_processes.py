@@ -113,6 +113,23 @@ def test_raw_fork(tmp_path: Path, ending: str) -> None:
     assert "tracedthread" not in result.stderr
 
 
+def test_a_child_that_can_start_no_thread_at_its_end_reports_itself(tmp_path: Path) -> None:
+    """As any that ends soon on 3.12: its providers are made as it ends."""
+    program = """
+        work(1)
+        if os.fork() == 0:
+            work(2)
+            def refuse(self): raise RuntimeError("can't create new thread at interpreter shutdown")
+            threading.Thread.start = refuse
+        else:
+            assert os.wait()[1] == 0
+        """
+    with Sink() as sink:
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
+        assert waits_by_process(sink) == [1, 2]
+    assert "tracedthread" not in result.stderr
+
+
 def test_children_of_children_and_a_named_instance(tmp_path: Path) -> None:
     program = """
         work(1)

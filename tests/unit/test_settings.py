@@ -81,6 +81,9 @@ def test_an_endpoint_asks_to_export(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     monkeypatch.setenv("TRACEDTHREAD_OTLP_ENDPOINT", "http://collector:4318/")
     assert _settings.otlp_endpoint() == "http://collector:4318"
     assert _settings.otlp()
+    for path in ("/v1/traces", "/v1/metrics/", "/v1/logs"):  # each signal is sent to its own
+        monkeypatch.setenv("TRACEDTHREAD_OTLP_ENDPOINT", f"http://collector:4318{path}")
+        assert _settings.otlp_endpoint() == "http://collector:4318"
     monkeypatch.setenv("TRACEDTHREAD_OTLP_ENDPOINT", "collector:4318")
     assert _settings.otlp_endpoint() is None
     assert not _settings.otlp()

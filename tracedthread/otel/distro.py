@@ -35,7 +35,13 @@ class Distro(BaseDistro):  # type: ignore[misc]
         self._next = _find(_give_back())
 
     def _configure(self, **kwargs: Any) -> None:
+        _choose_protocol()
         self._next.configure(**kwargs)
+        if not entry_points(group="opentelemetry_configurator"):
+            _settings.say(
+                "no telemetry unless the program itself sets up OpenTelemetry's SDK; nothing else does: "
+                "pip install opentelemetry-distro"
+            )
 
     def load_instrumentor(self, entry_point: EntryPoint, **kwargs: Any) -> None:
         """Activate an instrumentation, as the other distro does."""
@@ -55,6 +61,17 @@ def _give_back() -> str:
     elif asked is not None:
         os.environ.pop(OTEL_PYTHON_DISTRO, None)
     return asked or ""
+
+
+def _choose_protocol() -> None:
+    """
+    Speak http where nothing is said and only that is installed, as with our extra `otlp`.
+
+    The stock distro's choice is grpc; its exporter missing would end the instrumentation of everything.
+    """
+    installed = entry_points(group="opentelemetry_traces_exporter").names
+    if "otlp_proto_http" in installed and "otlp_proto_grpc" not in installed:
+        os.environ.setdefault("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
 
 
 def _find(asked: str) -> BaseDistro:

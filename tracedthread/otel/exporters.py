@@ -5,13 +5,16 @@ Exporters by OTLP over HTTP that keep what goes wrong to themselves: it is count
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import SpanProcessor as SdkSpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from tracedthread import _settings
@@ -20,6 +23,7 @@ from .hush import hush
 
 __all__ = [
     "Delivery",
+    "LastSpans",
     "LogExporter",
     "MetricExporter",
     "SpanExporter",
@@ -36,36 +40,83 @@ class Delivery:
 
     Args:
         what: What is counted, such as `spans`.
+
+    Attributes:
+        destination: Where they go, as it can be shown.
+        reason: What became of the last attempt, in words, unless it went well.
     """
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.handed = 0
         self.delivered = 0
+        self.destination = ""
+        self.reason = "no answer in time"
 
     @property
     def missing(self) -> int:
         """What has not arrived: it was refused, there was no room for it, or it is still under way."""
         return self.handed - self.delivered
 
-    def export(self, export: Callable[..., Any], items: int, destination: str, *args: Any, **kwargs: Any) -> Any:
+    def export(self, export: Callable[..., Any], items: int, *args: Any, **kwargs: Any) -> Any:
         """
         Export a batch.
 
         Returns:
             What `export` does; None if it has raised something.
         """
-        result, reason = None, "it does not take them"
+        result = None
         with hush():
             try:
                 result = export(*args, **kwargs)
             except Exception as exc:
-                reason = type(exc).__name__
+                self.reason = type(exc).__name__
         if getattr(result, "name", "") == "SUCCESS":
             self.delivered += items
         else:
-            say_failure(destination.partition("/v1/")[0], reason)
+            say_failure(self.destination, self.reason)
         return result
+
+
+class _Session(requests.Session):
+    """Notes why an attempt has failed, which the exporters only log."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__()
+        self._delivery = delivery
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Send one."""
+        try:
+            response = super().request(*args, **kwargs)
+        except Exception as exc:
+            self._delivery.reason = _in_words(exc)
+            raise
+        self._delivery.reason = f"HTTP {response.status_code}"
+        return response
+
+
+def _in_words(exc: BaseException) -> str:
+    """What the system says, where it is that: these libraries wrap it up several times."""
+    if isinstance(exc, requests.Timeout):
+        return "no answer in time"
+    innermost: BaseException | None = exc
+    while innermost is not None:
+        if isinstance(innermost, OSError) and innermost.strerror:
+            return innermost.strerror.lower()
+        innermost = innermost.__cause__ or innermost.__context__
+    return type(exc).__name__
+
+
+def _options(delivery: Delivery, endpoint: str | None, timeout_s: float | None) -> dict[str, Any]:
+    # A session that the environment has a provider for is left to that.
+    is_provided = any(name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
+    return {"endpoint": endpoint, "timeout": timeout_s, "session": None if is_provided else _Session(delivery)}
+
+
+def _shown(endpoint: str) -> str:
+    """Without what follows from it, and without a password."""
+    return re.sub("//[^/@]*@", "//", endpoint).partition("/v1/")[0]
 
 
 _said: set[tuple[int, str]] = set()
@@ -86,39 +137,42 @@ def say_no_more() -> None:
 class SpanExporter(OTLPSpanExporter):
     """Of spans."""
 
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
+    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
+        super().__init__(**_options(delivery, endpoint, timeout_s))
         self._delivery = delivery
+        delivery.destination = _shown(self._endpoint)
 
     def export(self, spans: Sequence[ReadableSpan], *args: Any, **kwargs: Any) -> Any:
         """Send a batch."""
-        return self._delivery.export(super().export, len(spans), self._endpoint, spans, *args, **kwargs)
+        return self._delivery.export(super().export, len(spans), spans, *args, **kwargs)
 
 
 class MetricExporter(OTLPMetricExporter):
     """Of metrics. What could not be sent is sent the next time, for sums only grow."""
 
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
+    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
+        super().__init__(**_options(delivery, endpoint, timeout_s))
         self._delivery = delivery
+        delivery.destination = _shown(self._endpoint)
 
     def export(self, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
         """Send what was measured."""
         self._delivery.handed += 1
-        return self._delivery.export(super().export, 1, self._endpoint, metrics_data, *args, **kwargs)
+        return self._delivery.export(super().export, 1, metrics_data, *args, **kwargs)
 
 
 class LogExporter(OTLPLogExporter):
     """Of log events."""
 
-    def __init__(self, delivery: Delivery, endpoint: str | None) -> None:
-        super().__init__(endpoint=endpoint)
+    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
+        super().__init__(**_options(delivery, endpoint, timeout_s))
         self._delivery = delivery
+        delivery.destination = _shown(self._endpoint)
 
     def export(self, batch: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         """Send a batch."""
         self._delivery.handed += len(batch)
-        return self._delivery.export(super().export, len(batch), self._endpoint, batch, *args, **kwargs)
+        return self._delivery.export(super().export, len(batch), batch, *args, **kwargs)
 
 
 class SpanProcessor(BatchSpanProcessor):
@@ -133,6 +187,34 @@ class SpanProcessor(BatchSpanProcessor):
         self._delivery.handed += 1
         with hush():  # that its queue is full
             super().on_end(span)
+
+
+class LastSpans(SdkSpanProcessor):
+    """Without a thread: keeps what it is handed, up to a limit, until it is told to export it."""
+
+    MOST = 2048  # as the SDK's queue has it
+
+    def __init__(self, delivery: Delivery, exporter: SpanExporter) -> None:
+        self._delivery = delivery
+        self._exporter = exporter
+        self._spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take a span that has ended."""
+        self._delivery.handed += 1
+        if len(self._spans) < self.MOST:
+            self._spans.append(span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Export them, as long as the exporter takes for it."""
+        spans, self._spans = self._spans, []
+        if spans:
+            self._exporter.export(spans)
+        return True
+
+    def shutdown(self) -> None:
+        """End."""
+        self._exporter.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def load() -> None:

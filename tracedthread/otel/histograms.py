@@ -109,6 +109,7 @@ class HistogramExporter:
 
     Attributes:
         exports, failures: How many there were, and how many of them did not arrive.
+        is_failing: The last one did not.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class HistogramExporter:
 
     def _reset(self) -> None:
         self.exports = self.failures = 0
+        self.is_failing = False
         self._stop, self._done = _Gate(), _Gate()
         self._is_running = False
         self._before: dict[Series, HistogramValue] = {}  # as it has arrived, for deltas
@@ -219,6 +221,7 @@ class HistogramExporter:
                 reason = "it does not take them"
             except Exception as exc:
                 arrived, reason = False, type(exc).__name__
+        self.is_failing = not arrived
         if arrived:
             self._before, self._told, self._arrived_ns = values, told, now
         else:

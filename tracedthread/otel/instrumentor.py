@@ -19,7 +19,7 @@ from tracedthread import _settings
 from tracedthread.patch import patch, unpatch
 
 from . import setup
-from .options import Options
+from .options import Options, OptionsOfFile
 
 __all__ = ["TracedThreadInstrumentor"]
 
@@ -31,8 +31,8 @@ class TracedThreadInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     Nothing here raises: an exception would end the auto-instrumentation of everything else, too.
     """
 
-    #: What a configuration file may give; keys of other names are refused by its reader, which says so.
-    configuration = Options
+    #: What a configuration file may give.
+    configuration = OptionsOfFile
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """None: it instruments the standard library."""

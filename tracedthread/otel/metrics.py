@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.resources import Resource
 
+from tracedthread import _settings
 from tracedthread.measure import Board
 
 from .histograms import HistogramExporter, make_exporter
@@ -60,10 +61,22 @@ class Metrics:
             self._histograms.start()
 
     def close(self, timeout_s: float) -> None:
-        """Export for the last time. The provider's own last collection is still to come."""
+        """
+        Export for the last time. The provider's own last collection is still to come.
+
+        Where the histograms did not arrive, the counters would not either: the provider gets no more of them, for it
+        would try until its time is up, ten seconds or more, and keep the program from ending.
+        """
         self._waiting = None
-        if self._histograms is not None:
-            self._histograms.close(timeout_s)
+        histograms = self._histograms
+        if histograms is None:
+            return
+        is_over = histograms.close(timeout_s * 0.9)  # while we are still waited for
+        if is_over and not histograms.is_failing:
+            return
+        self._observables.stop()
+        if not histograms.failures:  # else that has been said
+            _settings.say("the last metrics could not be delivered by OTLP in time; ending without them")
 
     def withdraw(self) -> None:
         """Answer the provider no more."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tracedthread import _settings
 
-__all__ = ["Options"]
+__all__ = ["Options", "OptionsOfFile"]
 
 
 @dataclass
@@ -46,6 +47,16 @@ class Options:
             otlp_histograms=_settings.otlp_histograms(self.otlp_histograms),
             thread_start_logs=_settings.thread_start_logs(self.thread_start_logs),
         )
+
+
+class OptionsOfFile(Options):
+    """As OpenTelemetry's configuration file gives them: an unknown key costs one line, not all the others."""
+
+    def __init__(self, **given: Any) -> None:
+        unknown = sorted(given.keys() - self.__dataclass_fields__.keys())
+        if unknown:
+            _settings.say(f"no such option in OpenTelemetry's configuration file: {', '.join(unknown)}")
+        super().__init__(**{key: value for key, value in given.items() if key not in unknown})
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 Providers that are nobody's but ours, for programs that need not know of OpenTelemetry: `tracedthread run --otlp`.
 
 The global providers stay the program's. A forked child makes providers of its own: those that it inherits may be locked
-by threads that it does not have, and share its parent's connections.
+by threads that it does not have, and share its parent's connections. It makes them when it first has something to tell,
+which may be as it ends; where no thread can be started any more (3.12), the recorder's own one does it all.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
@@ -27,7 +29,7 @@ from tracedthread._original import originals
 from tracedthread.exemplars import Exemplars
 
 from . import setup
-from .exporters import Delivery, LogExporter, MetricExporter, SpanExporter, SpanProcessor, say_no_more
+from .exporters import Delivery, LastSpans, LogExporter, MetricExporter, SpanExporter, SpanProcessor, say_no_more
 from .histograms import HistogramExporter
 from .hush import hush, watch
 from .observables import Observables, observe
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from tracedthread.measure import Board
 
 __all__ = ["Private", "make_resource", "start"]
+
+#: For an export on the thread that all wait for at the end; spans and metrics both have to fit in `close`.
+LAST_TIMEOUT_S = 0.8
 
 
 def start(endpoint: str | None = None, options: Options | None = None, *, exemplars: Exemplars | None = None) -> bool:
@@ -84,7 +89,7 @@ class Private:
         self._resources: dict[int, Resource] = {}  # by process
         self._providers = self._make()
         self._histograms: HistogramExporter | None = None
-        if _is_wanted("METRICS"):
+        if _is_wanted("METRICS") and settled.otlp_histograms is not False:
             self._histograms = _Histograms(
                 self._board.measure,
                 resource=self._resource,
@@ -104,7 +109,8 @@ class Private:
         if self._providers.pid != os.getpid():
             parents = self._providers
             self._providers = self._make()
-            parents.end()  # the SDK has given them threads here, too
+            with suppress(RuntimeError):  # no more threads; then those end with the process
+                parents.end()  # the SDK has given them threads here, too
         with hush():
             for sink in self._providers.sinks:
                 sink.tick(events, starts, contexts, lost)
@@ -122,23 +128,33 @@ class Private:
         if not all(ending.done.acquire(True, max(0.0, leave_by - time.monotonic())) for ending in endings):
             providers.abandon()
         say_no_more()
-        missing = [
-            f"{delivery.missing} of {delivery.handed} {delivery.what}"
-            for delivery in providers.deliveries
-            if delivery.missing
-        ]
-        if missing:
-            _settings.say(f"not delivered: {', '.join(missing)}")
+        self._say_missing([delivery for delivery in providers.deliveries if delivery.missing])
 
     def after_fork(self) -> None:
         """In a child, whose new providers are still to come: those of the parent have nothing to say."""
         self._providers.forget()
 
+    def _say_missing(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
+        numbers = ", ".join(f"{delivery.missing} of {delivery.handed} {delivery.what}" for delivery in deliveries)
+        reasons = dict.fromkeys(f"{delivery.destination} ({delivery.reason})" for delivery in deliveries)
+        is_child = os.getpid() != next(iter(self._resources))
+        whose = f" from process {os.getpid()}" if is_child else ""
+        _settings.say(f"not delivered: {numbers} to {' and '.join(reasons)}{whose}")
+
     def _make(self) -> _Providers:
-        providers = _Providers(self._settled, self._endpoint, self._resource(), self._exemplars)
+        try:
+            providers = self._make_providers()
+        except RuntimeError:  # no thread can be started: 3.12 is ending, or a limit of the system
+            providers = self._make_providers(threads=False)
+        watch()
+        return providers
+
+    def _make_providers(self, *, threads: bool = True) -> _Providers:
+        providers = _Providers(self._settled, self._endpoint, self._resource(), self._exemplars, threads=threads)
         if _is_wanted("METRICS"):
             providers.measure(self._board)
-        watch()
         return providers
 
     def _resource(self) -> Resource:
@@ -179,6 +195,22 @@ class _Ending:
         self.done.release()
 
 
+class _EndingHere:
+    """As `_Ending`, on the thread that asks for it; the exporters' time limit is what bounds it."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self.done = originals.allocate_lock()
+        self.done.acquire()
+
+    def begin(self) -> None:
+        """Export the rest and end."""
+        with hush(), suppress(Exception):
+            self._provider.force_flush()
+            self._provider.shutdown()
+        self.done.release()
+
+
 class _Histograms(HistogramExporter):
     def _say_failure(self, reason: str) -> None:
         pass  # the counters fail at the same times, and say so
@@ -189,42 +221,57 @@ def _is_wanted(signal: str) -> bool:
 
 
 class _Providers:
-    """Those of one process, and what tells them."""
+    """
+    Those of one process, and what tells them.
 
-    def __init__(self, settled: Settled, endpoint: str | None, resource: Resource, exemplars: Exemplars) -> None:
+    Args:
+        threads: Whether they have threads of their own; if not, they export when they end.
+
+    Raises:
+        RuntimeError: There cannot be such threads.
+    """
+
+    def __init__(
+        self, settled: Settled, endpoint: str | None, resource: Resource, exemplars: Exemplars, *, threads: bool
+    ) -> None:
         self.pid = os.getpid()
         self._resource = resource
         self._observables: Observables | None = None
         self.deliveries: list[Delivery] = []
         self._exporters: list[Any] = []
-        self._endings: list[_Ending] = []
+        self._endings: list[_Ending | _EndingHere] = []
         self._endpoint = endpoint
+        self._threads = threads
+        processor: Any = SpanProcessor if threads else LastSpans
+        ending: Any = _Ending if threads else _EndingHere
         tracer_provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         if _is_wanted("TRACES"):
             spans = Delivery("spans")
-            tracer_provider.add_span_processor(SpanProcessor(spans, self._exporter(SpanExporter, spans, "traces")))
-        self._endings.append(_Ending(tracer_provider))
+            tracer_provider.add_span_processor(processor(spans, self._exporter(SpanExporter, spans, "traces")))
+        self._endings.append(ending(tracer_provider))
         logger_provider = None
         if settled.thread_start_logs:
             logger_provider = LoggerProvider(resource=resource, shutdown_on_exit=False)
             exporter = self._exporter(LogExporter, Delivery("log events"), "logs")
-            logger_provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
-            self._endings.append(_Ending(logger_provider))
+            logs: Any = BatchLogRecordProcessor if threads else SimpleLogRecordProcessor
+            logger_provider.add_log_record_processor(logs(exporter))
+            self._endings.append(ending(logger_provider))
         self.sinks = setup.make_sinks(settled, exemplars, tracer_provider, logger_provider)
 
     def measure(self, board: Board) -> None:
         """Export counters, too."""
         exporter = self._exporter(MetricExporter, Delivery("exports of metrics"), "metrics")
-        provider = MeterProvider([PeriodicExportingMetricReader(exporter)], self._resource, shutdown_on_exit=False)
+        reader = PeriodicExportingMetricReader(exporter, None if self._threads else math.inf)  # inf: no thread
+        provider = MeterProvider([reader], self._resource, shutdown_on_exit=False)
         self._observables = observe(provider, board.measure)
-        self._endings.append(_Ending(provider))
+        self._endings.append(_Ending(provider) if self._threads else _EndingHere(provider))
 
     def forget(self) -> None:
         """Say nothing any more, without a lock."""
         if self._observables is not None:
             self._observables.stop()
 
-    def end(self) -> list[_Ending]:
+    def end(self) -> list[_Ending | _EndingHere]:
         """Let them export the rest and end, side by side: none is held up by another."""
         for ending in self._endings:
             ending.begin()
@@ -237,7 +284,8 @@ class _Providers:
                 exporter.shutdown()
 
     def _exporter(self, kind: Any, delivery: Delivery, signal: str) -> Any:
-        exporter = kind(delivery, self._endpoint and f"{self._endpoint}/v1/{signal}")
+        timeout_s = None if self._threads else LAST_TIMEOUT_S
+        exporter = kind(delivery, self._endpoint and f"{self._endpoint}/v1/{signal}", timeout_s)
         self.deliveries.append(delivery)
         self._exporters.append(exporter)
         return exporter
