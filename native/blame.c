@@ -8,8 +8,8 @@
 static void start_over(tt_lock *l, uint64_t session)
 {
     tt_queue *q = l->queue;
+    tt_ledger_blame(l, q->owner_stack, q->counted);   // also of a hold whose waiters have all given up
     if (q->counted) {
-        tt_ledger_blame(l, q->owner_stack, q->counted);
         if (q->granted) tt_ledger_exit(l, q->granted, q->until);
         tt_waiter *w = q->first;
         if (w) do {

@@ -406,6 +406,22 @@ static void test_pause_in_the_middle_of_a_wait(void)
     check_closed(lock.site);
 }
 
+// The one who waited has gone, and the hold has yet to be charged for it when recording stops.
+static void test_pause_after_the_last_waiter_has_gone(void)
+{
+    lock = (tt_lock){.site = new_site()};
+    CHECK(tt_lock_try_fast(&lock));
+    tt_waiter *w = arrive();
+    usleep(1000);
+    tt_lock_leave(&lock, w);
+    depart(w, TT_TIMEOUT);
+    tt_recording_set(0);
+    tt_recording_set(1);
+    tt_lock_release(&lock, stacks[0]);
+    CHECK(lock.word == 0 && blame_sum(lock.site) > 0);
+    check_closed(lock.site);
+}
+
 // What one endless hold makes others wait can be seen while it lasts, and is not charged again when it ends.
 static void test_timeouts_are_blamed_on_the_live_holder(void)
 {
@@ -508,6 +524,7 @@ int main(int argc, char **argv)
     test_gil_wait_of_a_waiter_passed_over_is_not_its_own();
     test_gil_wait_of_a_waiter_that_leaves_is_not_its_own();
     test_pause_in_the_middle_of_a_wait();
+    test_pause_after_the_last_waiter_has_gone();
     test_timeouts_are_blamed_on_the_live_holder();
     drop_gil();
     test_release_of_a_lock_handed_over();
