@@ -206,7 +206,9 @@ def test_workers_that_nobody_saw_alive_are_in_the_sum_and_cost_no_descriptors(pr
     program.do("short_lived(200, 7)")
     assert program.do(descriptors) <= before + 70  # though nobody has asked meanwhile
     assert program.acquisitions() == 2801
-    assert program.do(descriptors) <= before
+    until = time.monotonic() + 10  # the answer is here before the endpoint has closed its end of the connection
+    while program.do(descriptors) > before:
+        assert time.monotonic() < until
 
 
 def test_a_child_keeps_none_of_the_descriptors(program: Program) -> None:
