@@ -111,6 +111,9 @@ def test_stack_of_a_holder_that_died_at_exit_is_not_walked(tmp_path: Path) -> No
     )
     assert printed == "last\n"
     capture = Capture.open(tmp_path / "app.ttc")
+    if sys.version_info >= (3, 15):  # there is no waiting at the very end any more
+        assert len(capture.events()) == 0
+        return
     last = capture.events()[-1]
     assert [frame.function.split(".")[-1] for frame in capture.stack(last.stack)] == ["__del__"]
     assert [frame.function for frame in capture.stack(last.holder_stack)] == ["(still held)"]
