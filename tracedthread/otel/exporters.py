@@ -70,7 +70,7 @@ class Delivery:
             try:
                 result = export(*args, **kwargs)
             except Exception as exc:
-                self.reason = type(exc).__name__
+                self.reason = _in_words(exc)
         if getattr(result, "name", "") == "SUCCESS":
             self.delivered += items
         else:
