@@ -151,7 +151,7 @@ def plan(pythons: list[Python], without_pytest: list[str]) -> list[Task]:
         if python.version not in without_pytest:
             command = [python.venv_python, "-m", "pytest", "-p", "no:cacheprovider"]
             command += [f"--ignore={same}" for same in SAME_FOR_ALL]
-            tasks.append(Task(python, "pytest", command, weight=100))
+            tasks.append(Task(python, "pytest", command, weight=500))
     oldest = pythons[0]
     if not oldest.prefix:
         command = ["bash", str(HERE / "oldest_otel.sh"), oldest.command]
