@@ -47,10 +47,8 @@ _KNOWN_SIZES = {
     layout.STARTS: layout.START.first_size,
     layout.CONTENDED: layout.CONTENDED_LOCK.first_size,
 }
-# `used` counts all that were ever written; the newest remain.
-_RINGS = (layout.EVENTS, layout.STARTS)
 # Records of these are overwritten.
-_READ_TWICE = (*_RINGS, layout.THREADS, layout.CONTENDED)
+_READ_TWICE = (*layout.RINGS, layout.THREADS, layout.CONTENDED)
 # What refers comes before what it refers to. Stats before sites: a site without stats is new, stats without a site are
 # nobody's.
 _READ_ORDER = (
@@ -232,7 +230,7 @@ class Capture:
             end = section.offset + section.capacity * section.record_size
             if section.offset < self.header.header_size + len(table) or end > self.header.size:
                 raise CaptureError(f"corrupt section table: {name} lies outside of the capture")
-            if section.id not in _RINGS and section.used > section.capacity:
+            if section.id not in layout.RINGS and section.used > section.capacity:
                 raise CaptureError(f"corrupt section table: {name} uses {section.used} of {section.capacity}")
             sections[section.id] = section
         return sections
@@ -471,13 +469,8 @@ class Capture:
     @property
     def lost(self) -> dict[str, int]:
         """Records that found no room, by section; of events and starts, those that newer ones have overwritten."""
-        result = dict.fromkeys((name for name in layout.SECTION_NAMES if name not in ("stats", "totals")), 0)
-        for section in self.sections.values():
-            if section.id in _RINGS:
-                result[layout.SECTION_NAMES[section.id]] = max(0, section.used - section.capacity)
-            elif section.id != layout.STATS:
-                result[layout.SECTION_NAMES[section.id]] = section.lost
-        return result
+        none = dict.fromkeys((name for name in layout.SECTION_NAMES if name not in ("stats", "totals")), 0)
+        return none | layout.dropped_records(self.sections.values())
 
     @property
     def program(self) -> str:

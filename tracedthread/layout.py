@@ -51,6 +51,13 @@ RESOURCE_KINDS = frozenset({"semaphore", "queue.put"})
 STATE_RUNNING, STATE_EXITED = 1, 2
 THREAD_FREE, THREAD_STARTING, THREAD_RUNNING, THREAD_ENDED = range(4)
 OUTCOMES = ("acquired", "timeout", "interrupted")
+# `used` counts all that were ever written; the newest remain.
+RINGS = (EVENTS, STARTS)
+
+
+def pending_ticks(pending_hold: int) -> int:
+    """How long the hold was that `tt_site_stats.pending_hold`, which is not 0, stands for; its top bit says 0."""
+    return pending_hold >> 1 if pending_hold < 1 << 63 else 0
 
 
 class Section(NamedTuple):
@@ -88,6 +95,16 @@ class Header(NamedTuple):
     recording: int
     program: bytes
     python: bytes
+
+
+def dropped_records(sections: Iterable[Section]) -> dict[str, int]:
+    """Records that found no room, by section; of rings, those that newer ones have overwritten."""
+    # Sites and stats grow together, and there is always room for the totals.
+    return {
+        SECTION_NAMES[one.id]: max(0, one.used - one.capacity) if one.id in RINGS else one.lost
+        for one in sections
+        if one.id < len(SECTION_NAMES) and one.id not in (STATS, TOTALS)
+    }
 
 
 class FrameRecord(NamedTuple):

@@ -344,7 +344,7 @@ def _stats(record: layout.StatsRecord, ns_per_tick: int) -> Stats:
     hold = Histogram.from_bytes(fields.pop("hold_histogram"))
     wait = Histogram.from_bytes(fields.pop("wait_histogram"))
     if pending:
-        ticks = pending >> 1 if pending < 1 << 63 else 0
+        ticks = layout.pending_ticks(pending)
         fields["hold_ticks"] += ticks
         fields["hold_max_ticks"] = max(fields["hold_max_ticks"], ticks)
         hold = hold.with_one(ticks * ns_per_tick >> 32)

@@ -159,7 +159,7 @@ def _after_fork_in_child() -> None:
     recorder = shared.current = _launch(core, parent.sinks, parent.interval_s, parent)
     if recorder is None:
         core.types.carry_context(None)  # nobody is going to take them; nor here, where destructors could run
-    if recorder is not None:
+    else:
         at_end_of_child(recorder, _at_exit, -50)  # before the capture is finished
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tracedthread import layout
 from tracedthread._core import Core, Unavailable
-from tracedthread.capture import CaptureError
+from tracedthread.capture import MAX_BYTES, CaptureError
 from tracedthread.histogram import BUCKETS, index_of
 from tracedthread.layout import Section
 from tracedthread.rows import OTHER
@@ -22,16 +22,8 @@ from tracedthread.tally import LockTally, Tally
 #: Gives exactly (offset, length) bytes of a capture, or raises CaptureError or OSError.
 Read = Callable[[int, int], "bytes | memoryview"]
 
-MAX_BYTES = 256 << 20
-
 _HEAD = struct.Struct("<16Q")
 _HISTOGRAM_BYTES = 8 * BUCKETS
-_FOUND_NO_ROOM = tuple(
-    (index, name)
-    for index, name in enumerate(layout.SECTION_NAMES)
-    if index not in (layout.STATS, layout.EVENTS, layout.STARTS, layout.TOTALS)
-)
-_OVERWRITTEN = ((layout.EVENTS, "events"), (layout.STARTS, "starts"))
 
 
 def read_own(core: Core) -> Read:
@@ -106,7 +98,7 @@ class Tallier:
             start_time=start_ticks * header.ns_per_tick,
             start_histogram=histogram,
             threads=max(0, begun - ended),
-            dropped=self._read_dropped(),
+            dropped=layout.dropped_records(self._sections.values()),
             start_ns=header.first_wall_ns,
         )
 
@@ -214,14 +206,6 @@ class Tallier:
         histogram = _words(record.start_histogram)
         return record.started, record.start_ticks, record.begun, record.ended, histogram
 
-    def _read_dropped(self) -> dict[str, int]:
-        found = self._sections
-        dropped = {name: found[index].lost for index, name in _FOUND_NO_ROOM if index in found}
-        for index, name in _OVERWRITTEN:
-            if index in found:
-                dropped[name] = max(0, found[index].used - found[index].capacity)
-        return dropped
-
 
 def _words(histogram: bytes | memoryview) -> int:
     words = int.from_bytes(histogram, "little")
@@ -240,7 +224,7 @@ def _lock_tally(record: bytes, ns_per_tick: int) -> LockTally:
     if contended:
         waits = _words(record[_HEAD.size + _HISTOGRAM_BYTES : _HEAD.size + 2 * _HISTOGRAM_BYTES])
     if pending:
-        ticks = pending >> 1 if pending < 1 << 63 else 0
+        ticks = layout.pending_ticks(pending)
         hold += ticks
         holds += 1 << 64 * index_of(ticks * ns_per_tick >> 32)
     return LockTally(

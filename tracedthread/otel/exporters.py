@@ -134,26 +134,27 @@ def say_no_more() -> None:
     _said.add((os.getpid(), ""))
 
 
-class SpanExporter(OTLPSpanExporter):
-    """Of spans."""
+class _Counted:
+    """What the three have in common; stands before the SDK's exporter, which it makes."""
+
+    _endpoint: str
 
     def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
         super().__init__(**_options(delivery, endpoint, timeout_s))
         self._delivery = delivery
         delivery.destination = _shown(self._endpoint)
+
+
+class SpanExporter(_Counted, OTLPSpanExporter):
+    """Of spans."""
 
     def export(self, spans: Sequence[ReadableSpan], *args: Any, **kwargs: Any) -> Any:
         """Send a batch."""
         return self._delivery.export(super().export, len(spans), spans, *args, **kwargs)
 
 
-class MetricExporter(OTLPMetricExporter):
+class MetricExporter(_Counted, OTLPMetricExporter):
     """Of metrics. What could not be sent is sent the next time, for sums only grow."""
-
-    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
-        super().__init__(**_options(delivery, endpoint, timeout_s))
-        self._delivery = delivery
-        delivery.destination = _shown(self._endpoint)
 
     def export(self, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
         """Send what was measured."""
@@ -161,13 +162,8 @@ class MetricExporter(OTLPMetricExporter):
         return self._delivery.export(super().export, 1, metrics_data, *args, **kwargs)
 
 
-class LogExporter(OTLPLogExporter):
+class LogExporter(_Counted, OTLPLogExporter):
     """Of log events."""
-
-    def __init__(self, delivery: Delivery, endpoint: str | None, timeout_s: float | None = None) -> None:
-        super().__init__(**_options(delivery, endpoint, timeout_s))
-        self._delivery = delivery
-        delivery.destination = _shown(self._endpoint)
 
     def export(self, batch: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         """Send a batch."""
