@@ -24,6 +24,8 @@ void tt_contended_update(tt_lock *l)
     bool wanted = q->recorded && l->site >= TT_SITE_OTHER && tt_the_segment.base;
     if (!q->contended) {
         if (!wanted || !(q->contended = take())) return;
+        tt_the_segment.contended[q->contended].site = l->site;
+        tt_the_segment.contended[q->contended].type = tt_the_segment.sites[l->site].type;
     }
     tt_contended *c = &tt_the_segment.contended[q->contended];
     if (!wanted) {
@@ -33,14 +35,7 @@ void tt_contended_update(tt_lock *l)
         q->contended = 0;
         return;
     }
-    c->held_since = q->owner ? l->held_since : 0;
-    c->site = l->site;
-    c->type = tt_the_segment.sites[l->site].type;
-    c->owner = q->owner_record;
-    c->owner_generation = q->owner_generation;
-    c->owner_stack = q->owner_stack;
-    c->release_stack = q->release_stack;
+    tt_contended_show_owner(l);
     c->waiters = q->recorded;
-    c->entered = q->owner && q->entered;
     __atomic_store_n(&c->lock, (q->first ? q->first : q->granted)->wait.lock, __ATOMIC_RELEASE);
 }

@@ -7,6 +7,7 @@
 typedef struct slot { uint32_t hash, id; } slot;   // id 0: empty
 typedef struct table { slot *slots; uint32_t mask; } table;
 static table strings, frames, stacks, sites, cells, blame;
+static uint32_t last_blame;   // looked up last: a hot lock is mostly released at one place
 
 typedef bool same_fn(uint32_t id, const void *key);
 
@@ -52,6 +53,7 @@ void tt_intern_forget_counters(void)
 {
     memset(cells.slots, 0, ((size_t)cells.mask + 1) * sizeof(slot));
     memset(blame.slots, 0, ((size_t)blame.mask + 1) * sizeof(slot));
+    last_blame = 0;
 }
 
 typedef struct text_key { const char *text; uint32_t length; } text_key;
@@ -219,6 +221,7 @@ static bool same_blame(uint32_t id, const void *key)
 
 tt_blame_cell *tt_intern_blame(uint32_t site, uint32_t stack)
 {
+    if (same_blame(last_blame, &(tt_blame_cell){.site = site, .stack = stack})) return &tt_the_segment.blame[last_blame];
     tt_blame_cell key = {.site = site, .stack = stack};
     slot *s = find(&blame, mix((uint64_t)site << 32 | stack), same_blame, &key);
     if (s->id == 0) {
@@ -228,5 +231,6 @@ tt_blame_cell *tt_intern_blame(uint32_t site, uint32_t stack)
         tt_segment_publish(TT_BLAME);
         *s = (slot){mix((uint64_t)site << 32 | stack), id};
     }
-    return &tt_the_segment.blame[s->id];
+    last_blame = s->id;
+    return &tt_the_segment.blame[last_blame];
 }

@@ -42,15 +42,16 @@ static void drop_queue(tt_lock *l)
     put_spare(&spare_queues, q);
 }
 
-bool tt_lock_queued(tt_lock *l)
+// `inline` for the callers in here.
+inline bool tt_lock_queued(tt_lock *l)
 {
     if (!(l->word & TT_QUEUED)) return false;
-    if (l->word >> TT_EPOCH_SHIFT == epoch_bits() >> TT_EPOCH_SHIFT) return true;
+    if (__builtin_expect(l->word >> TT_EPOCH_SHIFT == epoch_bits() >> TT_EPOCH_SHIFT, 1)) return true;
     drop_queue(l);   // that of a process we are forked from, in our copy of its memory
     return false;
 }
 
-bool tt_lock_held(tt_lock *l)
+inline bool tt_lock_held(tt_lock *l)
 {
     tt_lock_queued(l);
     return l->word & TT_HELD;
@@ -72,7 +73,7 @@ uint32_t tt_lock_owner(tt_lock *l)
     return record && tt_the_segment.threads[record].run_ticks <= l->held_since ? record : 0;
 }
 
-bool tt_lock_release_is_news(tt_lock *l) { return tt_lock_queued(l) && l->queue->recorded; }
+inline bool tt_lock_release_is_news(tt_lock *l) { return tt_lock_queued(l) && l->queue->recorded; }
 
 // The queue is done with when nobody is in it; unless the hold that made them give up lasts, and has to be counted once.
 static void queue_changed(tt_lock *l)
@@ -85,8 +86,8 @@ static void queue_changed(tt_lock *l)
 
 static uint32_t generation_of(uint32_t record) { return record ? tt_the_segment.threads[record].generation : 0; }
 
-// A hold begins, of the calling thread.
-static void own(tt_lock *l)
+// A hold begins, of the calling thread; it has been its own since `since`.
+static void own(tt_lock *l, uint64_t since)
 {
     tt_queue *q = l->queue;
     l->word |= TT_HELD;
@@ -97,7 +98,7 @@ static void own(tt_lock *l)
     q->owner_stack = 0;
     q->owner_record = q->contended ? tt_thread_current_index() : 0;
     q->owner_generation = generation_of(q->owner_record);
-    l->held_since = l->site < tt_recorded_from ? 0 : q->until;
+    tt_hold_begin_at(l, since);
 }
 
 bool tt_lock_try(tt_lock *l)
@@ -106,12 +107,13 @@ bool tt_lock_try(tt_lock *l)
     if (!tt_lock_queued(l)) {
         l->word = TT_HELD;
         l->owner = tt_self();
+        tt_hold_begin(l);
         return true;
     }
-    tt_ledger_charge(l);
+    uint64_t now = tt_ledger_charge(l);
     tt_ledger_passed_over(l, l->queue->first);
-    own(l);
-    tt_contended_update(l);
+    own(l, now);
+    tt_contended_show_owner(l);
     return true;
 }
 
@@ -123,7 +125,7 @@ void tt_lock_set_entered(tt_lock *l)
         return;
     }
     l->queue->entered = true;
-    tt_contended_update(l);
+    tt_contended_show_owner(l);
 }
 
 static bool make_queue(tt_lock *l)
@@ -168,7 +170,7 @@ void tt_lock_identify_owner(tt_lock *l)
     if (!q->owner || q->owner_record) return;
     q->owner_record = tt_lock_owner(l);
     q->owner_generation = generation_of(q->owner_record);
-    if (q->contended) tt_contended_update(l);
+    tt_contended_show_owner(l);
 }
 
 bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first)
@@ -236,6 +238,7 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
 {
     tt_queue *q = l->queue;
     uint64_t now = tt_ledger_charge(l);
+    tt_hold_end_at(l, now);
     // A thread without a record gets one now, unless it is past its end: that has no stack any more.
     q->releaser = q->recorded && (stack || tt_thread_known()) ? tt_thread_current_index() : 0;
     q->releaser_generation = generation_of(q->releaser);
@@ -247,7 +250,8 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
     q->free_since = now;
     q->release_stack = stack;
     q->release_context = tt_carry_note && q->releaser ? context_for(q->granted ? q->granted : q->first, now) : 0;
-    if (q->granted) {   // another thread releases what `granted` has not come to know it has
+    bool ended = q->granted;
+    if (ended) {   // another thread releases what `granted` has not come to know it has
         q->granted->ended = true;
         note_releaser(q, q->granted);
         leave(l, q->granted, now);
@@ -264,15 +268,20 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
     else
         l->word &= ~(uint32_t)TT_HELD;
     if (w) notify(w);
-    queue_changed(l);
+    if (w && !q->granted && !ended)   // they wait on
+        tt_contended_show_owner(l);
+    else
+        queue_changed(l);
 }
 
-void tt_lock_release_slow(tt_lock *l, uint32_t stack)
+void tt_lock_release(tt_lock *l, uint32_t stack)
 {
-    if (tt_lock_queued(l))
+    if (tt_lock_queued(l)) {
         release_queued(l, stack, true);
-    else
-        l->word = 0;
+        return;
+    }
+    tt_hold_end(l);
+    l->word = 0;
 }
 
 tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns)
@@ -284,7 +293,10 @@ tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns)
 
 bool tt_lock_claim(tt_lock *l, tt_waiter *w)
 {
-    if (w->ended) return true;
+    if (w->ended) {   // another thread may have it by now
+        tt_hold_missed(l);
+        return true;
+    }
     if (!w->granted && tt_lock_held(l)) {
         if (w->notified) {
             w->notified = false;
@@ -308,7 +320,7 @@ bool tt_lock_claim(tt_lock *l, tt_waiter *w)
     }
     leave(l, w, now);
     note_releaser(q, w);
-    own(l);
+    own(l, w->granted ? w->granted : now);   // handed over, it has been ours since the release
     queue_changed(l);
     return true;
 }

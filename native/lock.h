@@ -120,20 +120,15 @@ static inline bool tt_lock_enter_fast(tt_lock *l)
 // Says so of a lock that the calling thread has just taken.
 void tt_lock_set_entered(tt_lock *l);
 
+// Beyond the fast paths, which leave that to tt_hold_begin and tt_hold_end, taking and releasing count the hold as well:
+// with the clock reading that the ledger needs.
+
 // Takes `l` if it is free, ahead of those who wait.
 bool tt_lock_try(tt_lock *l);
 
-// As tt_lock_release, when the word is not just HELD.
-void tt_lock_release_slow(tt_lock *l, uint32_t stack);
 // Frees `l`, which is held. Its first waiter is woken, or, when it was passed over and has waited long, given the lock.
 // `stack` is where, and needed only if tt_lock_release_is_news.
-static inline void tt_lock_release(tt_lock *l, uint32_t stack)
-{
-    if (__builtin_expect(l->word == TT_HELD, 1))
-        l->word = 0;
-    else
-        tt_lock_release_slow(l, stack);
-}
+void tt_lock_release(tt_lock *l, uint32_t stack);
 // Whether somebody's recorded wait may end by a release of `l`.
 bool tt_lock_release_is_news(tt_lock *l);
 

@@ -158,7 +158,6 @@ SLOW PyObject *lock_release_slow(lockobject *self)
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
         return NULL;
     }
-    tt_hold_end(&self->lock);
     tt_lock_release(&self->lock, stack);
     Py_RETURN_NONE;
 }
@@ -269,11 +268,16 @@ static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssiz
 
 static inline void rlock_free(rlockobject *self)
 {
-    uint32_t stack = __builtin_expect(self->lock.word != TT_HELD, 0) ? tt_py_release_stack(&self->lock) : 0;
-    tt_hold_end(&self->lock);
+    bool awaited = __builtin_expect(self->lock.word != TT_HELD, 0);
+    uint32_t stack = awaited ? tt_py_release_stack(&self->lock) : 0;
     self->owner = 0;
     self->count = 0;
-    tt_lock_release(&self->lock, stack);
+    if (awaited) {
+        tt_lock_release(&self->lock, stack);
+        return;
+    }
+    tt_hold_end(&self->lock);
+    self->lock.word = 0;
 }
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))

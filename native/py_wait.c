@@ -97,10 +97,7 @@ static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool 
 int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible)
 {
     bool recorded = l->site >= TT_SITE_WAITER && tt_recorded_from != UINT32_MAX;
-    if (tt_lock_try(l)) {
-        tt_hold_begin(l);
-        return 1;
-    }
+    if (tt_lock_try(l)) return 1;
     if (timeout_ns == 0) {
         if (l->site >= tt_recorded_from && !tt_py_is_probe()) tt_the_segment.stats[l->site].failed_tries++;
         return 0;
@@ -120,7 +117,6 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     }
     if (tt_lock_try(l)) {   // taking the stack can run Python code after all (3.11 collects garbage), and that release it
         tt_waiter_free(w);
-        tt_hold_begin(l);
         return 1;
     }
     w->recorded = recorded;
@@ -137,12 +133,6 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
     bool counted = recorded && tt_kind_is_contention(place.kind);
     if (counted) tt_the_segment.stats[place.site].waiters++;
     enum tt_outcome outcome = wait(l, w, tt_py_deadline(timeout_ns), interruptible);
-    if (outcome == TT_ACQUIRED && w->ended)   // another thread may have it by now
-        tt_hold_missed(l);
-    else if (outcome == TT_ACQUIRED) {
-        tt_hold_begin(l);
-        if (w->granted && l->held_since) l->held_since = w->granted;   // it has been ours since the release
-    }
     if (recorded && epoch == tt_fork_epoch) {   // a child forked by a signal handler has counters of its own
         if (counted) tt_the_segment.stats[place.site].waiters--;
         w->wait.outcome = outcome;

@@ -25,14 +25,21 @@ static inline void tt_hold_begin(tt_lock *l)
     tt_the_segment.stats[l->site].acquisitions++;
 }
 
+// The same when the clock has been read.
+static inline void tt_hold_begin_at(tt_lock *l, uint64_t now)
+{
+    bool recorded = l->site >= tt_recorded_from;
+    l->held_since = recorded ? now : 0;
+    if (recorded) tt_the_segment.stats[l->site].acquisitions++;
+}
+
 // The odd case of tt_hold_count: no hold was pending, or one that a lagging processor's counter made negative.
 void tt_hold_count_odd(tt_site_stats *s, uint64_t pending);
 
 // Counts the hold before this one, and keeps this one pending; readers add it. The counter of a hold that has just ended
 // is still on its way out of the processor, and waiting for it would cost more than all the rest (5 of 14 ns on 3.15).
-static inline void tt_hold_count(tt_lock *l)
+static inline void tt_hold_count(tt_lock *l, uint64_t now)
 {
-    uint64_t now = tt_ticks();
     tt_site_stats *s = &tt_the_segment.stats[l->site];
     uint64_t pending = s->pending_hold, ticks = pending >> 1;
     s->pending_hold = (now - l->held_since) * 2 + 1;
@@ -52,7 +59,16 @@ void tt_hold_end_untimed(const tt_lock *l);
 static inline void tt_hold_end(tt_lock *l)
 {
     if (__builtin_expect(l->held_since > tt_session_start, 1))
-        tt_hold_count(l);
+        tt_hold_count(l, tt_ticks());
+    else if (l->held_since)
+        tt_hold_end_untimed(l);
+}
+
+// The same when the clock has been read.
+static inline void tt_hold_end_at(tt_lock *l, uint64_t now)
+{
+    if (l->held_since > tt_session_start)
+        tt_hold_count(l, now);
     else if (l->held_since)
         tt_hold_end_untimed(l);
 }

@@ -52,8 +52,9 @@ static void pause_us(unsigned us)
 static bool acquire(int me, int64_t timeout_ns, unsigned *seed)
 {
     uint64_t before = tt_ticks();
-    if (tt_lock_try_fast(&lock) || tt_lock_try(&lock)) {
-        tt_hold_begin(&lock);
+    bool fast = tt_lock_try_fast(&lock);
+    if (fast) tt_hold_begin(&lock);
+    if (fast || tt_lock_try(&lock)) {
         mark_step(OBTAINS, me, before);
         return true;
     }
@@ -99,7 +100,6 @@ static bool acquire(int me, int64_t timeout_ns, unsigned *seed)
         CHECK(tt_lock_rejoin(&lock, w, was_first));
         mark_step(ARRIVES, me, before);
     }
-    if (outcome == TT_ACQUIRED) tt_hold_begin(&lock);
     w->wait.outcome = outcome;
     if (w->recorded) tt_wait_record(&w->wait);
     tt_waiter_free(w);
@@ -110,7 +110,6 @@ static void release(int me)
 {
     uint64_t before = tt_ticks();
     CHECK(tt_lock_held(&lock));
-    tt_hold_end(&lock);
     tt_lock_release(&lock, stacks[me]);
     mark_step(RELEASES, me, before);
 }
