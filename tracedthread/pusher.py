@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ from socket import socket
 from urllib.parse import unquote, urlsplit
 
 from tracedthread import __version__
-from tracedthread.procfs import close_ours, identify
+from tracedthread.procfs import identify
 
 __all__ = ["Lost", "NotTaken", "Pusher"]
 
@@ -105,9 +106,9 @@ class Pusher:
     def after_fork(self) -> None:
         """In a child: close what a push of the parent's has open here, too. That goes on there."""
         opened, self._open = self._open, None
-        if opened is not None:
+        if opened is not None and identify(opened[0]) == opened[1]:  # else the number is something else's by now
             with suppress(OSError):
-                close_ours(*opened)
+                os.close(opened[0].detach())  # `close` would wait for the answer's file to be closed
 
     def _connection(self, timeout_s: float) -> HTTPConnection:
         connection: HTTPConnection

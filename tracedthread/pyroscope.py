@@ -102,6 +102,7 @@ class Pyroscope:
         self._interval_s = _settings.pyroscope_interval_s() if interval_s is None else interval_s
         self._resource, self._service = resource, service
         self._blamed: Blamed | None = None
+        self._is_child = False
         self._reset()
 
     def _reset(self) -> None:
@@ -111,7 +112,8 @@ class Pyroscope:
         self._is_left = False
         self._under_way: tuple[Charges, int] | None = None
         self._reason = ""
-        self._undelivered_ns = 0
+        self._arrived = self._missing = 0
+        self._is_carrying = False  # what was not taken, and is still to be sent
 
     def tick(
         self,
@@ -133,28 +135,32 @@ class Pyroscope:
 
     def close(self, timeout_s: float) -> None:
         """Push for the last time."""
-        self._stop.open()
-        if self._pid != os.getpid():
-            self._push(min(timeout_s, LAST_TIMEOUT_S))
-        elif not self._done.wait(min(timeout_s, LAST_TIMEOUT_S * 1.25)):
-            self._leave()
         if self in _live:
             _live.remove(self)
-        if self._undelivered_ns:
-            recorder.count("profiles")
-            seconds = max(1, round(self._undelivered_ns / 1e9))
-            _settings.say(f"not delivered: blame of the last {seconds} s to {self._pusher.shown} ({self._reason})")
+        self._stop.open()
+        if self._pid != os.getpid():
+            recorder.attempt(self._push, min(timeout_s, LAST_TIMEOUT_S))
+        elif not self._done.wait(min(timeout_s, LAST_TIMEOUT_S * 1.25)):
+            self._leave()
+        if self._is_carrying:
+            self._count_missing()
+        if self._missing:
+            of = f"{self._missing} of {self._missing + self._arrived} profiles"
+            whose = f" from process {os.getpid()}" if self._is_child else ""
+            _settings.say(f"not delivered: {of} to {self._pusher.shown} ({self._reason}){whose}")
 
     def after_fork(self) -> None:
         """In a child, which pushes what it is charged itself."""
         self._pusher.after_fork()
         self._reset()
+        self._is_child = True
 
     def _leave(self) -> None:
         """Leave the thread behind with the push that it waits for, of which nobody will know what became."""
         self._is_left = True
         self._reason = self._reason or "no answer in time"
-        self._undelivered_ns = max(1, time.time_ns() - _told.since_ns)
+        self._is_carrying = False
+        self._count_missing()
         if self._under_way is not None:
             _told.move(*self._under_way)
 
@@ -173,30 +179,37 @@ class Pyroscope:
             return
         charges, now_ns = blamed.charges(), time.time_ns()
         news = blamed.since(_told.charges, charges)
-        since_ns, self._undelivered_ns = _told.since_ns, 0
+        since_ns = _told.since_ns
         if not news:
             _told.move(charges, now_ns)
             return
         length_ns = max(1, now_ns - since_ns)
         profile = pprof.encode(news, program=blamed.program, started_ns=since_ns, duration_ns=length_ns)
         self._under_way = charges, now_ns
-        may_be_sent_again = False
+        arrives, is_over = True, True
         try:
             self._pusher.push(profile, self._series(), timeout_s)
         except NotTaken as exc:
+            arrives, is_over = False, length_ns >= CARRY_NS
             self._say_failure(str(exc))
-            may_be_sent_again = length_ns < CARRY_NS
-            self._undelivered_ns = length_ns if may_be_sent_again else 0
         except Lost as exc:
+            arrives = False
             self._say_failure(str(exc))
-            if self._stop.is_open:
-                self._undelivered_ns = length_ns
-            elif not self._is_left:
-                recorder.count("profiles")
         finally:
             self._under_way = None
-        if not (may_be_sent_again or self._is_left):
+        if self._is_left:  # and it was counted
+            return
+        self._is_carrying = not is_over
+        if arrives:
+            self._arrived += 1
+        elif is_over:
+            self._count_missing()
+        if is_over:
             _told.move(charges, now_ns)
+
+    def _count_missing(self) -> None:
+        self._missing += 1
+        recorder.count("profiles")
 
     def _series(self) -> dict[str, str]:
         known = {**self._resource(), **_environment()}
