@@ -15,9 +15,9 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from socket import socket
+from socket import SOCK_STREAM, getaddrinfo, socket
 from urllib.parse import unquote, urlsplit
 
 from tracedthread import __version__
@@ -90,12 +90,11 @@ class Pusher:
         # A sample without an id was refused by some releases.
         sample = {"rawProfile": base64.b64encode(profile).decode(), "ID": str(uuid.uuid4())}
         body = json.dumps({"series": [{"labels": series, "samples": [sample]}]}).encode()
-        connection = self._connection(timeout_s)
         try:
-            status, content_type = self._exchange(connection, body)
+            with closing(self._connection(timeout_s)) as connection:
+                status, content_type = self._exchange(connection, body)
         finally:
             self._open = None
-            connection.close()
         if 300 <= status < 400 or status in _NOT_TAKEN:
             raise NotTaken(f"HTTP {status}")
         if status != 200:
@@ -117,12 +116,32 @@ class Pusher:
         else:
             connection = HTTPConnection(self._host, self._port, timeout=timeout_s)
         try:
-            connection.connect()
+            connection.sock = self._connect(connection.port, timeout_s)
         except (OSError, ValueError) as exc:  # ValueError: no such name can be
-            connection.close()
             raise NotTaken(_in_words(exc)) from None
-        self._open = connection.sock, identify(connection.sock)
         return connection
+
+    def _connect(self, port: int, timeout_s: float) -> socket:
+        # Not by the library: a fork has to know of the socket while it is still being connected.
+        failure = OSError("no address")
+        for family, kind, protocol, _, address in getaddrinfo(self._host, port, type=SOCK_STREAM):
+            connected = self._keep(socket(family, kind, protocol))
+            try:
+                connected.settimeout(timeout_s)
+                connected.connect(address)
+                if self._tls is not None:
+                    secure = self._tls.wrap_socket(connected, server_hostname=self._host, do_handshake_on_connect=False)
+                    connected = self._keep(secure)
+                    secure.do_handshake()
+                return connected
+            except OSError as exc:
+                connected.close()
+                failure = exc
+        raise failure
+
+    def _keep(self, opened: socket) -> socket:
+        self._open = opened, identify(opened)
+        return opened
 
     def _exchange(self, connection: HTTPConnection, body: bytes) -> tuple[int, str]:
         try:

@@ -16,6 +16,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -101,12 +102,13 @@ class Pyroscope:
         self._pusher = pusher
         self._interval_s = _settings.pyroscope_interval_s() if interval_s is None else interval_s
         self._resource, self._service = resource, service
-        self._blamed: Blamed | None = None
         self._is_child = False
         self._reset()
 
     def _reset(self) -> None:
         self._pid = 0
+        self._has_thread = False
+        self._blamed: Blamed | None = None
         self._session = secrets.token_hex(8)
         self._stop, self._done = Gate(), Gate()
         self._is_left = False
@@ -124,21 +126,21 @@ class Pyroscope:
     ) -> None:
         """See that the thread of this process runs."""
         del events, starts, contexts, lost
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._blamed = Blamed(_core.load())
-            _told.begin(self._blamed)
-            try:
-                originals.start_new_thread(self._run, (self._stop, self._done))
-            except Exception:  # 3.12 starts none at the end, or it is a limit of the system
-                self._pid = -1
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self._blamed = Blamed(_core.load())
+        _told.begin(self._blamed)
+        with suppress(Exception):  # 3.12 starts none at the end, or it is a limit of the system
+            originals.start_new_thread(self._run, (self._stop, self._done))
+            self._has_thread = True
 
     def close(self, timeout_s: float) -> None:
         """Push for the last time."""
         if self in _live:
             _live.remove(self)
         self._stop.open()
-        if self._pid != os.getpid():
+        if not self._has_thread:
             recorder.attempt(self._push, min(timeout_s, LAST_TIMEOUT_S))
         elif not self._done.wait(min(timeout_s, LAST_TIMEOUT_S * 1.25)):
             self._leave()
@@ -175,7 +177,7 @@ class Pyroscope:
 
     def _push(self, timeout_s: float) -> None:
         blamed = self._blamed
-        if blamed is None:  # the recorder has not come to it
+        if blamed is None:  # it cannot be read
             return
         charges, now_ns = blamed.charges(), time.time_ns()
         news = blamed.since(_told.charges, charges)

@@ -177,7 +177,8 @@ def test_a_child_has_no_connection_of_its_parents() -> None:
                 found = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
                 return sum(os.readlink(fd).startswith("socket:") for fd in found if os.path.islink(fd))
             start(); wait_once()
-            until(connections)
+            until(lambda: pyroscope._live[0]._pusher._open)
+            assert connections()
             pid = os.fork()
             if pid == 0:
                 os._exit(connections())
@@ -306,6 +307,12 @@ def test_what_a_server_behind_a_gate_needs_is_sent_and_never_shown() -> None:
         assert server.paths == ["/prefix/push.v1.PusherService/Push"]
         assert pusher.shown == server.url + "/prefix"
         assert server.refused
+
+
+def test_a_server_without_tls_is_given_nothing_over_https() -> None:
+    with FakePyroscope() as server, pytest.raises(NotTaken):  # which does not even speak TLS
+        Pusher(server.url.replace("http:", "https:")).push(b"", {}, 5)
+    assert not server.paths
 
 
 def test_a_name_that_cannot_be_is_not_taken() -> None:
