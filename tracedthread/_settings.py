@@ -25,6 +25,9 @@ Of telemetry, which is told only once OpenTelemetry or Prometheus is set up:
     TRACEDTHREAD_OTLP=1                      `tracedthread run` exports by OTLP: its --otlp
     TRACEDTHREAD_OTLP_ENDPOINT=URL           where to: its --otlp-endpoint (default: what OTEL_EXPORTER_OTLP_* say)
     TRACEDTHREAD_PROMETHEUS_LISTEN=ADDR:PORT where it serves metrics: its --prometheus-listen
+    TRACEDTHREAD_PYROSCOPE_URL=URL           where blame is pushed as a profile: its --pyroscope-url
+    TRACEDTHREAD_PYROSCOPE_HEADERS=K=V,K=V   more headers for that, values percent-encoded, such as X-Scope-OrgID=shop
+    TRACEDTHREAD_PYROSCOPE_INTERVAL_S=N      how often (default: 15)
 """
 
 from __future__ import annotations
@@ -55,8 +58,12 @@ __all__ = [
     "output",
     "parse_address",
     "parse_bytes",
+    "parse_push_url",
     "parse_url",
     "prometheus_listen",
+    "pyroscope_headers",
+    "pyroscope_interval_s",
+    "pyroscope_url",
     "root_span_threshold_ms",
     "say",
     "span_threshold_ms",
@@ -230,6 +237,26 @@ def prometheus_listen() -> str | None:
     return _text("TRACEDTHREAD_PROMETHEUS_LISTEN", parse_address, "serving no metrics")
 
 
+def pyroscope_url(given: object = None) -> str | None:
+    """Where to push profiles to, or None for nowhere."""
+    return _text("TRACEDTHREAD_PYROSCOPE_URL", parse_push_url, "pushing no profiles", given)
+
+
+def pyroscope_headers() -> dict[str, str]:
+    """What is sent with each push, beside what is always sent."""
+    text = os.environ.get("TRACEDTHREAD_PYROSCOPE_HEADERS", "")
+    try:
+        return parse_headers(text)
+    except ValueError as exc:
+        say(f"TRACEDTHREAD_PYROSCOPE_HEADERS: {exc}; sending none of them")
+        return {}
+
+
+def pyroscope_interval_s() -> float:
+    """Seconds from one push to the next."""
+    return max(0.1, _number_or("TRACEDTHREAD_PYROSCOPE_INTERVAL_S", None, 15.0, "seconds"))
+
+
 def _number(name: str, limit: float, unit: str, given: object = None) -> float | None:
     value = os.environ.get(name, "") if given is None else given
     if value == "":
@@ -249,8 +276,8 @@ def _number_or(name: str, given: object, default: float, unit: str) -> float:
     return default if number is None else number
 
 
-def _text(name: str, parse: Callable[[str], str], consequence: str) -> str | None:
-    value = os.environ.get(name, "")
+def _text(name: str, parse: Callable[[str], str], consequence: str, given: object = None) -> str | None:
+    value = os.environ.get(name, "") if given is None else str(given)
     if not value:
         return None
     try:
@@ -288,6 +315,47 @@ def parse_url(text: str) -> str:
     if scheme.lower() not in ("http", "https") or not rest or any(character.isspace() for character in rest):
         raise ValueError(f"{text!r} is not a URL such as http://localhost:4318")
     return url
+
+
+def parse_push_url(text: str) -> str:
+    """
+    Read where profiles go, such as `http://localhost:4040`; without a slash, or the path of a push, at its end.
+
+    Raises:
+        ValueError: Not a URL of http or https. It does not show it: there may be a password in it.
+    """
+    url = text.strip().rstrip("/")
+    for path in ("/push.v1.PusherService/Push", "/ingest"):
+        url = url.removesuffix(path).rstrip("/")
+    scheme, _, rest = url.partition("://")
+    address = rest.partition("/")[0].rpartition("@")[2]
+    host, colon, port = address.rpartition(":") if address[-1:] != "]" else (address, "", "")
+    is_port = not colon or (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536)
+    is_plain = url.isprintable() and not set(" ?#") & set(url)
+    if scheme.lower() not in ("http", "https") or not (host if colon else address) or not (is_port and is_plain):
+        raise ValueError("not a URL such as http://localhost:4040")
+    return f"{scheme.lower()}://{rest}"
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """
+    Read `NAME=VALUE,NAME=VALUE`, values percent-encoded, as OTEL_EXPORTER_OTLP_HEADERS is written.
+
+    Raises:
+        ValueError: Not that. It shows no value: there may be a password in it.
+    """
+    from urllib.parse import unquote
+
+    found = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, equals, value = pair.partition("=")
+        name, value = name.strip(), unquote(value.strip())
+        if not (equals and name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+            raise ValueError("not NAME=VALUE,NAME=VALUE")
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"the value of {name} cannot be in a header")
+        found[name] = value
+    return found
 
 
 def parse_bytes(text: str) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from tracedthread import _settings
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.procfs import Refused
 from tracedthread.profile import Profile
@@ -95,10 +96,21 @@ def of_process(pid: int) -> Iterator[Finding]:
 
 def of_back_ends(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Which back ends accept connections."""
+    yield _of_otlp(environment)
+    if value := environment.get("TRACEDTHREAD_PYROSCOPE_URL", "").strip():
+        try:
+            parts = urlsplit(_settings.parse_push_url(value))
+        except ValueError as exc:
+            yield Finding("back end", WRONG, f"TRACEDTHREAD_PYROSCOPE_URL is {exc}.")
+        else:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            yield _reached("Pyroscope", parts.hostname or "", port)
+
+
+def _of_otlp(environment: Mapping[str, str]) -> Finding:
     value = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
     if not value:
-        yield Finding("back end", NOTE, "No OTLP back end is configured (OTEL_EXPORTER_OTLP_ENDPOINT is not set).")
-        return
+        return Finding("back end", NOTE, "No OTLP back end is configured (OTEL_EXPORTER_OTLP_ENDPOINT is not set).")
     is_http = environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").startswith("http")
     try:
         parts = urlsplit(value if "://" in value else f"//{value}")
@@ -106,15 +118,16 @@ def of_back_ends(environment: Mapping[str, str]) -> Iterator[Finding]:
     except ValueError:
         host = port = None
     if not host:
-        yield Finding("back end", WRONG, "OTEL_EXPORTER_OTLP_ENDPOINT is not an address.")
-        return
-    port = port or ((443 if parts.scheme == "https" else 80) if is_http else 4317)
+        return Finding("back end", WRONG, "OTEL_EXPORTER_OTLP_ENDPOINT is not an address.")
+    return _reached("The OTLP back end", host, port or ((443 if parts.scheme == "https" else 80) if is_http else 4317))
+
+
+def _reached(what: str, host: str, port: int) -> Finding:
     where = {"host": host, "port": port}  # not the whole address, which may have a password in it
     error = _connect(host, port)
     if error is None:
-        yield Finding("back end", OK, f"The OTLP back end at {host}:{port} accepts connections.", where)
-    else:
-        yield Finding("back end", WRONG, f"The OTLP back end at {host}:{port} cannot be reached: {error}.", where)
+        return Finding("back end", OK, f"{what} at {host}:{port} accepts connections.", where)
+    return Finding("back end", WRONG, f"{what} at {host}:{port} cannot be reached: {error}.", where)
 
 
 def _python(python: Mapping[str, Any]) -> Finding:

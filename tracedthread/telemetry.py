@@ -1,5 +1,6 @@
 """
-Telemetry beside a program that knows nothing of it: `tracedthread run --otlp` and `--prometheus-listen`.
+Telemetry beside a program that knows nothing of it: `tracedthread run --otlp`, `--prometheus-listen`,
+`--pyroscope-url`.
 
 What is imported for it is not the program's: it is found as if the program were not there, and before it begins. Where
 the program has modules of the same names, these are what it gets.
@@ -27,6 +28,7 @@ def start(
     otlp: bool = False,
     otlp_endpoint: str | None = None,
     prometheus_listen: str | None = None,
+    pyroscope_url: str | None = None,
     paths: list[str] | None = None,
 ) -> None:
     """
@@ -36,9 +38,12 @@ def start(
         otlp: Export by OTLP.
         otlp_endpoint: Where to; None for what OTEL_EXPORTER_OTLP_* say.
         prometheus_listen: Where to serve metrics, as ADDR:PORT.
+        pyroscope_url: Where to push profiles to.
         paths: What sys.path was before it was made the program's; None: it has not been made so yet.
     """
     wanted: list[Callable[[], Callable[[], object] | None]] = []
+    if pyroscope_url:  # the first to be told to end: it is the quickest
+        wanted.append(lambda: _pushing(pyroscope_url, otlp=otlp))
     if otlp:
         wanted.append(lambda: _exporting(otlp_endpoint, exemplars))
     if prometheus_listen:
@@ -85,6 +90,23 @@ def _serving(address: str, exemplars: Exemplars) -> Callable[[], object] | None:
         _settings.say(f"no telemetry: --prometheus-listen needs more ({exc}): pip install 'tracedthread[prometheus]'")
         return None
     return lambda: listen(address, exemplars=exemplars, dropped=recorder.lost)
+
+
+def _pushing(url: str, *, otlp: bool) -> Callable[[], object] | None:
+    try:
+        from . import _core, pyroscope, recorder
+    except ImportError as exc:
+        _settings.say(f"no telemetry: --pyroscope-url needs more ({exc}): pip install 'tracedthread[pyroscope]'")
+        return None
+    # Traces lead to the profiles of the service that they are called after.
+    service = f"unknown_service:{_core.program}" if otlp and _core.program else None
+
+    def begin() -> None:
+        sink = pyroscope.make(url, service=service)
+        if sink is not None:
+            recorder.start([sink])
+
+    return begin
 
 
 def _set_apart() -> None:

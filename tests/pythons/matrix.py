@@ -43,6 +43,7 @@ SAME_FOR_ALL = (
     "tests/e2e/test_bill_spans.py",
     "tests/e2e/test_instrument.py",
     "tests/e2e/test_processes.py",
+    "tests/e2e/test_pyroscope_push.py",
     "tests/e2e/test_otel_backends.py",
     "tests/e2e/test_otel_failures.py",
     "tests/e2e/test_otel_traps.py",

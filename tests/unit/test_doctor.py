@@ -182,6 +182,18 @@ def test_a_back_end_is_tried_where_it_is_configured() -> None:
     assert "cannot be reached: Connection refused" in finding.sentence
 
 
+def test_pyroscope_is_tried_where_it_is_configured() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        _, finding = checkup.of_back_ends({"TRACEDTHREAD_PYROSCOPE_URL": f"http://user:secret@127.0.0.1:{port}/x"})
+        assert (finding.state, finding.sentence) == (OK, f"Pyroscope at 127.0.0.1:{port} accepts connections.")
+        assert "secret" not in json.dumps(finding.to_dict())
+    _, finding = checkup.of_back_ends({"TRACEDTHREAD_PYROSCOPE_URL": f"http://127.0.0.1:{port}"})
+    assert finding.state == WRONG
+    _, finding = checkup.of_back_ends({"TRACEDTHREAD_PYROSCOPE_URL": "secret"})
+    assert finding.sentence == "TRACEDTHREAD_PYROSCOPE_URL is not a URL such as http://localhost:4040."
+
+
 @pytest.mark.parametrize("address", ["http://", "http://[::1", "http://host:port", ":4317"])
 def test_what_is_no_address_is_wrong(address: str) -> None:
     (finding,) = checkup.of_back_ends({"OTEL_EXPORTER_OTLP_ENDPOINT": address})

@@ -17,9 +17,10 @@ from typing import Any
 import capture_builder as cb
 import pytest
 
+from tracedthread import pprof
 from tracedthread.capture import Capture
 from tracedthread.commands import report
-from tracedthread.export import FORMATS, extra, form_of, pprof, render
+from tracedthread.export import FORMATS, extra, form_of, render
 from tracedthread.export.holds import holds
 from tracedthread.layout import KINDS
 from tracedthread.profile import Profile
@@ -183,8 +184,9 @@ def test_binary_form_goes_to_a_pipe_but_not_to_a_terminal(
 def test_missing_package_is_one_line_that_names_the_extra(
     form: str, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("google.protobuf.descriptor_pb2", "perfetto.protos.perfetto.trace.perfetto_trace_pb2"):
+    for name in ("google.protobuf", "perfetto.protos.perfetto.trace.perfetto_trace_pb2"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "tracedthread.pprof", raising=False)  # it has what it needs
     out = tmp_path / "out"
     assert run(recording, "--format", form, "-o", out) == 2
     line = capsys.readouterr().err

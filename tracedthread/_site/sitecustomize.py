@@ -24,10 +24,11 @@ def _record(here: str) -> None:
     try:
         from tracedthread import _settings, patch
 
-        if patch() and _settings.otlp():
+        otlp, pyroscope = _settings.otlp(), _settings.pyroscope_url()
+        if patch() and (otlp or pyroscope):
             from tracedthread import telemetry
 
-            telemetry.start(otlp=True, otlp_endpoint=_settings.otlp_endpoint())
+            telemetry.start(otlp=otlp, otlp_endpoint=_settings.otlp_endpoint(), pyroscope_url=pyroscope)
     finally:
         sys.path[:] = paths
 

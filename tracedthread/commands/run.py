@@ -31,6 +31,7 @@ _VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "--capture-size": ("capture_size", _settings.parse_bytes),
     "--otlp-endpoint": ("otlp_endpoint", _settings.parse_url),
     "--prometheus-listen": ("prometheus_listen", _settings.parse_address),
+    "--pyroscope-url": ("pyroscope_url", _settings.parse_push_url),
 }
 
 
@@ -41,6 +42,7 @@ class Options:
     capture_size: int | None = None
     otlp_endpoint: str | None = None
     prometheus_listen: str | None = None
+    pyroscope_url: str | None = None
     force = report = quiet = follow_fork = audit_trail = otlp = False
     script: str | None = None
     module: str | None = None
@@ -52,8 +54,8 @@ class Options:
         """Why these options make no sense, or None."""
         if self.script is None and self.module is None:
             return "what shall be run? Give a SCRIPT or -m MODULE"
-        if self.follow_fork and self.output is None and not (self.otlp or self.otlp_endpoint):
-            return "--follow-fork needs -o FILE or --otlp: where the other processes record to"
+        if self.follow_fork and not (self.output or self.otlp or self.otlp_endpoint or self.pyroscope_url):
+            return "--follow-fork needs -o FILE, --otlp or --pyroscope-url: where the other processes record to"
         return None
 
 
@@ -148,6 +150,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="ADDR:PORT",
         help="serve metrics for Prometheus there; :PORT is on loopback only",
     )
+    parser.add_argument(
+        "--pyroscope-url",
+        type=reader("--pyroscope-url"),
+        metavar="URL",
+        help="push who is to blame to there as a profile, such as http://localhost:4040",
+    )
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE", help="run a module")
     parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="a file, directory, zip file, or -")
     parser.set_defaults(main=main, parser=parser)
@@ -217,15 +225,18 @@ def _tell(options: Options, paths: list[str]) -> None:
     endpoint = options.otlp_endpoint or _settings.otlp_endpoint()
     otlp = options.otlp or endpoint is not None or _settings.otlp()
     address = options.prometheus_listen or _settings.prometheus_listen()
-    if not otlp and address is None:
+    pyroscope = options.pyroscope_url or _settings.pyroscope_url()
+    if not otlp and address is None and pyroscope is None:
         return
+    if pyroscope is not None and options.follow_fork:
+        os.environ["TRACEDTHREAD_PYROSCOPE_URL"] = pyroscope
     if otlp and options.follow_fork:
         os.environ["TRACEDTHREAD_OTLP"] = "1"
         if endpoint is not None:
             os.environ["TRACEDTHREAD_OTLP_ENDPOINT"] = endpoint
     from tracedthread import telemetry
 
-    telemetry.start(otlp=otlp, otlp_endpoint=endpoint, prometheus_listen=address, paths=paths)
+    telemetry.start(otlp=otlp, otlp_endpoint=endpoint, prometheus_listen=address, pyroscope_url=pyroscope, paths=paths)
 
 
 def _file_in_effect(asked: str | None) -> str | None:

@@ -1,37 +1,14 @@
 """
-A profile for pprof and for what reads its files (Pyroscope, Parca, Grafana): the sample types, the period type and the
-period of Go's mutex profile, so that tools which know that one know this one.
-
-Who made others wait is sampled at the release of the lock, as in Go. The lock is a label: `pprof -tagfocus=lock=NAME`.
-
-Sources: proto/profile.proto in github.com/google/pprof; printCountCycleProfile in Go's runtime/pprof.
+A profile for pprof, and for what reads its files: Go's mutex profile, of Python's locks.
 """
 
 from __future__ import annotations
 
-import gzip
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from tracedthread.capture import Frame
 from tracedthread.export.extra import load
 from tracedthread.export.sides import SIDES, samples
 from tracedthread.profile import Profile
-
-# The messages and fields of profile.proto that are written here, by their numbers. No package on PyPI keeps the
-# definitions up to date, so they are declared to protobuf. A name in capitals is a message, `*` means repeated.
-_PROTO = {
-    "Profile": "1 *sample_type ValueType, 2 *sample Sample, 3 *mapping Mapping, 4 *location Location, "
-    "5 *function Function, 6 *string_table string, 9 time_nanos int64, 10 duration_nanos int64, "
-    "11 period_type ValueType, 12 period int64, 13 *comment int64, 14 default_sample_type int64",
-    "ValueType": "1 type int64, 2 unit int64",
-    "Sample": "1 *location_id uint64, 2 *value int64, 3 *label Label",
-    "Label": "1 key int64, 2 str int64",
-    "Mapping": "1 id uint64, 5 filename int64, 7 has_functions bool, 8 has_filenames bool, 9 has_line_numbers bool",
-    "Location": "1 id uint64, 2 mapping_id uint64, 4 *line Line",
-    "Line": "1 function_id uint64, 2 line int64",
-    "Function": "1 id uint64, 2 name int64, 4 filename int64",
-}
-_PACKAGE = "perftools.profiles"
 
 
 def render(profile: Profile, stream: BinaryIO, *, waits: bool = False) -> None:
@@ -41,83 +18,12 @@ def render(profile: Profile, stream: BinaryIO, *, waits: bool = False) -> None:
     Raises:
         MissingExtra: protobuf is not installed.
     """
-    message = _Builder(_profile_type()).build(profile, waits=waits)
-    # No time and no name in gzip's header: the same profile gives the same bytes.
-    stream.write(gzip.compress(message.SerializeToString(), mtime=0))
-
-
-def _profile_type() -> Any:
-    """The class of Profile, from a pool of its own: another package may have brought the same messages."""
-    descriptor = load("google.protobuf.descriptor_pb2")
-    field_type = descriptor.FieldDescriptorProto
-    file = descriptor.FileDescriptorProto(name="profile.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in _PROTO.items():
-        message = file.message_type.add(name=name)
-        for declaration in fields.split(", "):
-            number, field, kind = declaration.split()
-            is_repeated = field.startswith("*")
-            message.field.add(
-                name=field.lstrip("*"),
-                number=int(number),
-                label=field_type.LABEL_REPEATED if is_repeated else field_type.LABEL_OPTIONAL,
-                type=field_type.TYPE_MESSAGE if kind in _PROTO else getattr(field_type, f"TYPE_{kind.upper()}"),
-                type_name=f".{_PACKAGE}.{kind}" if kind in _PROTO else None,
-            )
-    pool = load("google.protobuf.descriptor_pool").DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    profile_descriptor = pool.FindMessageTypeByName(f"{_PACKAGE}.Profile")
-    return load("google.protobuf.message_factory").GetMessageClass(profile_descriptor)
-
-
-class _Builder:
-    def __init__(self, profile_type: Any) -> None:
-        self.message = profile_type()
-        self.strings = {"": 0}
-        self.functions: dict[tuple[str, str], int] = {}
-        self.locations: dict[Frame, int] = {}
-
-    def build(self, profile: Profile, *, waits: bool) -> Any:
-        message, process = self.message, profile.process
-        message.mapping.add(
-            id=1,
-            filename=self.string(process.program),
-            # Nothing is left for pprof to look up.
-            has_functions=True,
-            has_filenames=True,
-            has_line_numbers=True,
-        )
-        for name, unit in (("contentions", "count"), ("delay", "nanoseconds")):
-            message.sample_type.add(type=self.string(name), unit=self.string(unit))
-        message.period_type.type = self.string("contentions")
-        message.period_type.unit = self.string("count")
-        message.period = 1
-        message.time_nanos = process.started_ns
-        message.duration_nanos = round(process.duration_s * 1e9)
-        message.comment.append(self.string(f"tracedthread: {SIDES[waits]}"))
-        lock_key = self.string("lock")
-        for sample in samples(profile, waits=waits):
-            target = message.sample.add(
-                location_id=[self.location(frame) for frame in sample.stack], value=[sample.times, sample.ns]
-            )
-            target.label.add(key=lock_key, str=self.string(sample.lock or "(unnamed)"))
-        message.string_table.extend(self.strings)
-        return message
-
-    def string(self, text: str) -> int:
-        return self.strings.setdefault(text, len(self.strings))
-
-    def location(self, frame: Frame) -> int:
-        known = self.locations.get(frame)
-        if known is None:
-            known = self.locations[frame] = len(self.locations) + 1
-            location = self.message.location.add(id=known, mapping_id=1)
-            location.line.add(function_id=self.function(frame.function, frame.path), line=frame.line)
-        return known
-
-    def function(self, name: str, path: str) -> int:
-        known = self.functions.get((name, path))
-        if known is None:
-            known = self.functions[name, path] = len(self.functions) + 1
-            # Without `system_name`: pprof takes a name like `<module>` for C++ where the two are the same.
-            self.message.function.add(id=known, name=self.string(name), filename=self.string(path))
-        return known
+    process = profile.process
+    data = load("tracedthread.pprof").encode(
+        samples(profile, waits=waits),
+        program=process.program,
+        started_ns=process.started_ns,
+        duration_ns=round(process.duration_s * 1e9),
+        side=SIDES[waits],
+    )
+    stream.write(data)

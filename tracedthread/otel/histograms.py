@@ -24,6 +24,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from tracedthread import __version__, _settings, names
 from tracedthread._endings import at_end_of_child
+from tracedthread._gate import Gate
 from tracedthread._original import originals
 from tracedthread.exemplars import Exemplar, Exemplars
 from tracedthread.measure import HistogramValue, Measurement
@@ -77,26 +78,6 @@ def make_exporter() -> sdk.MetricExporter:
     return OTLPMetricExporter()
 
 
-class _Gate:
-    """A threading.Event that can be set once, by the interpreter's own lock."""
-
-    def __init__(self) -> None:
-        self._lock = originals.allocate_lock()
-        self._lock.acquire()
-        self._is_open = False
-
-    def open(self) -> None:
-        if not self._is_open:
-            self._is_open = True
-            self._lock.release()
-
-    def wait(self, timeout_s: float) -> bool:
-        if self._lock.acquire(timeout=min(timeout_s, originals.TIMEOUT_MAX)):
-            self._lock.release()
-            return True
-        return False
-
-
 class HistogramExporter:
     """
     Exports the histograms again and again, until it is closed.
@@ -129,7 +110,7 @@ class HistogramExporter:
     def _reset(self) -> None:
         self.exports = self.failures = 0
         self.is_failing = False
-        self._stop, self._done = _Gate(), _Gate()
+        self._stop, self._done = Gate(), Gate()
         self._is_running = False
         self._before: dict[Series, HistogramValue] = {}  # as it has arrived, for deltas
         self._told: dict[Series, tuple[Exemplar | None, ...]] = {}
@@ -173,7 +154,7 @@ class HistogramExporter:
         self._is_running = True
         return True
 
-    def _run(self, exporter: sdk.MetricExporter | None, stop: _Gate, done: _Gate) -> None:
+    def _run(self, exporter: sdk.MetricExporter | None, stop: Gate, done: Gate) -> None:
         try:
             # No spans of other instrumentations about our requests.
             context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))

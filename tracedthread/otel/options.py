@@ -27,6 +27,7 @@ class Options:
         otlp_histograms: Whether the histograms are exported by OTLP, beside what the MeterProvider does. Default:
             $TRACEDTHREAD_OTLP_HISTOGRAMS, else whether OTEL_METRICS_EXPORTER or an endpoint for OTLP say so.
         thread_start_logs: Whether thread starts are told as log events. Default: $TRACEDTHREAD_THREAD_START_LOGS.
+        pyroscope_url: Where blame is pushed to as a profile; "" for nowhere. Default: $TRACEDTHREAD_PYROSCOPE_URL.
     """
 
     # Types for the file's reader; what a file really gives is looked at in `settled`.
@@ -36,6 +37,7 @@ class Options:
     metrics_top: int | None = None
     otlp_histograms: bool | None = None
     thread_start_logs: bool | None = None
+    pyroscope_url: str | None = None
 
     def settled(self) -> Settled:
         """All of it, as it is going to be."""
@@ -46,6 +48,7 @@ class Options:
             metrics_top=_settings.metrics_top(self.metrics_top),
             otlp_histograms=_settings.otlp_histograms(self.otlp_histograms),
             thread_start_logs=_settings.thread_start_logs(self.thread_start_logs),
+            pyroscope_url=_settings.pyroscope_url(self.pyroscope_url),
         )
 
 
@@ -69,3 +72,4 @@ class Settled:
     metrics_top: int
     otlp_histograms: bool | None
     thread_start_logs: bool
+    pyroscope_url: str | None = None

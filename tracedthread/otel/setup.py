@@ -12,12 +12,12 @@ providers of its own. A forked child goes on by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import _logs, trace
 
-from tracedthread import __version__, _core, audit, names, recorder
+from tracedthread import __version__, _core, _settings, audit, names, recorder
 from tracedthread.exemplars import Exemplars
 from tracedthread.measure import Board
 from tracedthread.tallier import read_own
@@ -70,6 +70,8 @@ def start(
     measured = Metrics(
         make_board(settled), meter_provider, tracer_provider, exemplars=exemplars, histograms=settled.otlp_histograms
     )
+    if settled.pyroscope_url is not None:
+        sinks = [*_make_pusher(settled.pyroscope_url, tracer_provider), *sinks]
     return tell([*sinks, measured, Bills(tracer_provider)], settled)
 
 
@@ -120,6 +122,22 @@ def make_board(settled: Settled) -> Board:
     if board is None:
         board = Board(read_own(_core.load()), top=settled.metrics_top, dropped=recorder.lost)
     return _boards.setdefault(settled.metrics_top, board)
+
+
+def _make_pusher(url: str, tracer_provider: TracerProvider | None) -> list[recorder.Sink]:
+    """What pushes profiles; called as the traces are, whenever that comes to be known."""
+    try:
+        from tracedthread import pyroscope
+    except ImportError as exc:
+        _settings.say(f"no profiles: they need more ({exc}): pip install 'tracedthread[pyroscope]'")
+        return []
+
+    def resource() -> Mapping[str, Any]:
+        provider = tracer_provider or trace.get_tracer_provider()
+        return getattr(getattr(provider, "resource", None), "attributes", {})
+
+    sink = pyroscope.make(url, resource=resource)
+    return [] if sink is None else [sink]
 
 
 def make_sinks(
