@@ -209,7 +209,7 @@ def test_what_was_not_taken_goes_with_the_next_push(status: int) -> None:
             stderr=f"profiles cannot be delivered to {server.url} (HTTP {status}); the program goes on without\n",
         )
         assert list(server.total()) == json.loads(out)
-        assert len(server.pushes) == 1
+        assert 1 <= len(server.pushes) <= 2  # two if the first was put together before the second wait
 
 
 @pytest.mark.parametrize(
