@@ -16,7 +16,7 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS = range(13)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS, POOLS = range(14)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -31,6 +31,7 @@ SECTION_NAMES = (
     "starts",
     "contended",
     "totals",
+    "pools",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -289,6 +290,25 @@ class TotalsRecord(NamedTuple):
     start_histogram: bytes
 
 
+class PoolRecord(NamedTuple):
+    """tt_pool; the histogram is left as bytes."""
+
+    name: int
+    executors: int
+    limit: int
+    queued: int
+    busy: int
+    submitted: int
+    ended: int
+    dropped: int
+    untimed: int
+    queue_ticks: int
+    queue_max_ticks: int
+    busy_ticks: int
+    full_ticks: int
+    queue_histogram: bytes
+
+
 Record = TypeVar("Record", bound=NamedTuple)
 
 
@@ -400,3 +420,4 @@ EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I"
 START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
 TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}")
+POOL = Layout("tt_pool", PoolRecord, f"I I {'Q ' * 11}{_HISTOGRAM}")
