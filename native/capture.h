@@ -229,6 +229,7 @@ typedef struct tt_pool {
     uint64_t ended;
     uint64_t dropped;            // no worker has ever begun them: cancelled, or shut down before
     uint64_t untimed;            // begun, but not in the histogram: recording was off in between
+    uint64_t limit_max;          // the highest that `limit` has been
     uint64_t queue_ticks;        // from submit() to the beginning, of those in the histogram
     uint64_t queue_max_ticks;
     uint64_t busy_ticks;         // of the tasks that have ended

@@ -38,6 +38,7 @@ static void enter(tt_executor *e)
     e->pool = find_pool(e->name);
     pool_of(e)->executors++;
     pool_of(e)->limit += e->limit;
+    if (pool_of(e)->limit > pool_of(e)->limit_max) pool_of(e)->limit_max = pool_of(e)->limit;
 }
 
 tt_executor *tt_executor_new(const char *prefix, uint32_t length, uint32_t limit)

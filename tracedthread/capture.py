@@ -378,6 +378,10 @@ class Capture:
                 raise CaptureError(f"corrupt threads: {index} is in a wait of kind {record.wait_kind}")
             yield index, record
 
+    def pools(self) -> Iterable[layout.PoolRecord]:
+        """Every thread pool; the first one is `(other)`. None in a capture of an older version."""
+        return self._records(layout.POOLS, layout.POOL) if layout.POOLS in self.sections else ()
+
     def contended(self) -> Iterator[layout.ContendedRecord]:
         """Every lock that somebody waits for, without torn records."""
         counts = (max(1, self.count(of)) for of in (layout.SITES, layout.THREADS, layout.STACKS))

@@ -302,6 +302,7 @@ class PoolRecord(NamedTuple):
     ended: int
     dropped: int
     untimed: int
+    limit_max: int
     queue_ticks: int
     queue_max_ticks: int
     busy_ticks: int
@@ -420,4 +421,4 @@ EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I"
 START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
 TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}")
-POOL = Layout("tt_pool", PoolRecord, f"I I {'Q ' * 11}{_HISTOGRAM}")
+POOL = Layout("tt_pool", PoolRecord, f"I I {'Q ' * 12}{_HISTOGRAM}")
