@@ -46,6 +46,7 @@ _KNOWN_SIZES = {
     layout.BLAME: layout.BLAME_CELL.first_size,
     layout.STARTS: layout.START.first_size,
     layout.CONTENDED: layout.CONTENDED_LOCK.first_size,
+    layout.POOLS: layout.POOL.first_size,
 }
 # Records of these are overwritten.
 _READ_TWICE = (*layout.RINGS, layout.THREADS, layout.CONTENDED)
@@ -59,6 +60,7 @@ _READ_ORDER = (
     layout.THREADS,
     layout.CELLS,
     layout.BLAME,
+    layout.POOLS,
     layout.STATS,
     layout.SITES,
     layout.STACKS,

@@ -45,7 +45,13 @@ def findings(profile: Profile) -> list[str]:
         sentences.insert(0, _nobody_waited(profile))
     permits = permit_sentences(profile)
     sentences = [*permits, *sentences] if permits_take_longer(profile) else [*sentences, *permits]
-    return [*deadlock_sentences(profile), *_resources(profile), *pool_sentences(profile), *sentences, *idle_sentences(profile)]
+    return [
+        *deadlock_sentences(profile),
+        *_resources(profile),
+        *pool_sentences(profile),
+        *sentences,
+        *idle_sentences(profile),
+    ]
 
 
 def _blames(profile: Profile) -> list[str]:

@@ -48,7 +48,9 @@ def pool_sentences(profile: Profile) -> list[str]:
         is_full = pool.queued > 0 and 0 < pool.limit <= pool.busy
         was_full = pool.queue_s >= WORTH_S and pool.full_s >= WORTH_FULL * recorded > 0
         if was_full:
-            waited = f"waited {duration(pool.queue_s)} for a worker, 99 % at most {duration(pool.queue_quantile_s(0.99))}"
+            waited = (
+                f"waited {duration(pool.queue_s)} for a worker, 99 % at most {duration(pool.queue_quantile_s(0.99))}"
+            )
             full = f"all workers were busy for {duration(pool.full_s)}, {percent(pool.full_s, recorded)} of the time"
             if pool.executors > 1:
                 full = f"all workers of an executor were busy for {duration(pool.full_s)} in sum"
