@@ -5,7 +5,7 @@
 // every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
 //
 //   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes | blame
-//   | starts | contended | totals
+//   | starts | contended | totals | pools
 //
 // A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
 // fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only those of
@@ -37,7 +37,8 @@ enum tt_section_id {
     TT_STARTS = 10,   // tt_start: the audit trail, a ring as TT_EVENTS
     TT_CONTENDED = 11,   // tt_contended; 0 is never used
     TT_TOTALS = 12,   // tt_totals: one
-    TT_SECTIONS = 13
+    TT_POOLS = 13,    // tt_pool; 0 is `(other)`, pools that found no room
+    TT_SECTIONS = 14
 };
 
 typedef struct tt_section {
@@ -135,7 +136,7 @@ typedef struct tt_site_stats {
     uint64_t reserved[7];       // to a whole number of cache lines, so that counters of the fast path share theirs
 } tt_site_stats;
 
-// Contention: lock, rlock. Resource: semaphore, queue.put. The others are idle waiting.
+// Contention: lock, rlock. Resource: semaphore, queue.put, pool. The others are idle waiting.
 enum tt_kind {
     TT_KIND_LOCK = 0,
     TT_KIND_RLOCK = 1,
@@ -147,7 +148,8 @@ enum tt_kind {
     TT_KIND_BARRIER = 7,
     TT_KIND_FUTURE = 8,
     TT_KIND_JOIN = 9,
-    TT_KINDS = 10
+    TT_KIND_POOL = 10,   // for a connection of a pool
+    TT_KINDS = 11
 };
 
 // Waits of one kind, on the locks of one site, from one stack.
@@ -162,7 +164,7 @@ typedef struct tt_wait_cell {
     uint64_t max_ticks;
     uint64_t timeouts;
     uint64_t interrupted;
-    uint32_t waker;   // tt_stack: who ended the newest of these waits; 0: not known. For semaphores and full queues
+    uint32_t waker;   // tt_stack: who ended the newest of these waits; 0: not known. For resources
     uint32_t reserved2;
 } tt_wait_cell;
 
@@ -186,7 +188,7 @@ typedef struct tt_thread_record {
     uint64_t cpu_ns;         // at its end; 0 before
     uint64_t wait_ticks;     // kinds lock, rlock
     uint64_t idle_ticks;     // idle kinds
-    uint64_t resource_ticks; // kinds semaphore, queue.put
+    uint64_t resource_ticks; // kinds semaphore, queue.put, pool
     uint64_t own_gil_ticks;
     uint32_t native_id;
     uint32_t name;           // string: its name in captures without `label`; 0
@@ -215,6 +217,25 @@ typedef struct tt_totals {
     uint64_t ended;         // of those
     uint64_t start_histogram[304];   // TT_HISTOGRAM_BUCKETS
 } tt_totals;
+
+// Thread pools of one name, and what became of their tasks. Exact: submitted = queued + dropped + busy + ended.
+typedef struct tt_pool {
+    uint32_t name;               // string: the prefix of its threads' names; "ThreadPoolExecutor" for all without one
+    uint32_t executors;          // that were met
+    uint64_t limit;              // workers that those which are alive may have
+    uint64_t queued;             // tasks that no worker has begun yet
+    uint64_t busy;               // workers at a task now
+    uint64_t submitted;          // tasks
+    uint64_t ended;
+    uint64_t dropped;            // no worker has ever begun them: cancelled, or shut down before
+    uint64_t untimed;            // begun, but not in the histogram: recording was off in between
+    uint64_t limit_max;          // the highest that `limit` has been
+    uint64_t queue_ticks;        // from submit() to the beginning, of those in the histogram
+    uint64_t queue_max_ticks;
+    uint64_t busy_ticks;         // of the tasks that have ended
+    uint64_t full_ticks;         // an executor's workers were all busy, summed up over executors, until one of them ended
+    uint64_t queue_histogram[304];   // TT_HISTOGRAM_BUCKETS
+} tt_pool;
 
 enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };
 

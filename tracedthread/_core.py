@@ -25,7 +25,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Ours that can stand in the stack of a recorded thread.
 _OWN_FILES = ("__init__.py", "__main__.py", "patch.py", "_launch.py", "commands/run.py")
 
-_CONDITION_WAIT, _CONDITION_PROBE = -1, -2
+_CONDITION_WAIT, _CONDITION_PROBE, _POOL_MAKER = -1, -2, -3
 
 # (file, qualified name of the code) -> the kind of waiting that goes on below it. Queue.join and Condition.wait_for are
 # plain waits on a condition.
@@ -46,6 +46,16 @@ _ROLES = {
     ("concurrent/futures/_base.py", "wait"): "future",
     ("concurrent/futures/_base.py", "as_completed"): "future",
 }
+
+# The same for packages, which can lie anywhere: these wait for a connection that somebody else has.
+_PACKAGE_ROLES = {
+    ("*/sqlalchemy/util/queue.py", "Queue.get"): "pool",
+    ("*/psycopg_pool/pool.py", "WaitingClient.wait"): "pool",
+    ("*/urllib3/connectionpool.py", "HTTPConnectionPool._get_conn"): "pool",
+    ("*/redis/connection.py", "BlockingConnectionPool.get_connection"): "pool",
+}
+# A copy of `queue` as far as a reader is concerned.
+_PACKAGE_HIDDEN = ("*/sqlalchemy/util/queue.py",)
 
 
 class Unavailable(Exception):
@@ -199,8 +209,8 @@ class Core:
         if size is None:
             return sizes
         # Shares of the whole; a site costs its record and its two histograms.
-        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 55, "cells": 8}
-        shares |= {"threads": 6, "events": 12, "blame": 2, "starts": 2, "contended": 1}
+        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 54, "cells": 8}
+        shares |= {"threads": 6, "events": 12, "blame": 2, "starts": 2, "contended": 1, "pools": 1}
         cost = {
             "strings": 1,
             "frames": self.ffi.sizeof("tt_frame"),
@@ -212,11 +222,12 @@ class Core:
             "blame": self.ffi.sizeof("tt_blame_cell"),
             "starts": self.ffi.sizeof("tt_start"),
             "contended": self.ffi.sizeof("tt_contended"),
+            "pools": self.ffi.sizeof("tt_pool"),
         }
         budget = size
         while True:
             for name, share in shares.items():
-                setattr(sizes, name, max(8, min(budget * share // 100 // cost[name], 2**31)))
+                setattr(sizes, name, max(4, min(budget * share // 100 // cost[name], 2**31)))
             total = self.lib.tt_capture_size_for(sizes)
             if total <= size or budget < size // 16:
                 return sizes
@@ -285,16 +296,16 @@ def _library_file(name: str) -> str:
 def _hidden_files() -> tuple[str, ...]:
     own = (os.path.join(_PACKAGE, name) for name in _OWN_FILES)
     runners = (_library_file("runpy.py"), "<frozen runpy>")  # they start every `-m`, and say nothing about it
-    return (_library_file("threading.py"), _library_file("queue.py"), *runners, *launchers, *own)
+    return (_library_file("threading.py"), _library_file("queue.py"), *_PACKAGE_HIDDEN, *runners, *launchers, *own)
 
 
 def _roles(lib: Any) -> dict[tuple[str, str], int]:
     threading = _library_file("threading.py")
-    roles = {
-        (_library_file(file), code): getattr(lib, f"TT_KIND_{kind.upper()}") for (file, code), kind in _ROLES.items()
-    }
+    places = {(_library_file(file), code): kind for (file, code), kind in _ROLES.items()} | _PACKAGE_ROLES
+    roles = {place: getattr(lib, f"TT_KIND_{kind.upper()}") for place, kind in places.items()}
     roles[threading, "Condition.wait"] = _CONDITION_WAIT
     roles[threading, "Condition._is_owned"] = _CONDITION_PROBE
+    roles[_library_file("concurrent/futures/thread.py"), "ThreadPoolExecutor.__init__"] = _POOL_MAKER
     return roles
 
 

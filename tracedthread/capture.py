@@ -46,6 +46,7 @@ _KNOWN_SIZES = {
     layout.BLAME: layout.BLAME_CELL.first_size,
     layout.STARTS: layout.START.first_size,
     layout.CONTENDED: layout.CONTENDED_LOCK.first_size,
+    layout.POOLS: layout.POOL.first_size,
 }
 # Records of these are overwritten.
 _READ_TWICE = (*layout.RINGS, layout.THREADS, layout.CONTENDED)
@@ -59,6 +60,7 @@ _READ_ORDER = (
     layout.THREADS,
     layout.CELLS,
     layout.BLAME,
+    layout.POOLS,
     layout.STATS,
     layout.SITES,
     layout.STACKS,
@@ -335,7 +337,7 @@ class Capture:
         return self._records(layout.STATS, layout.SITE_STATS)
 
     def cells(self) -> Iterator[layout.CellRecord]:
-        """Every wait cell; the first `len(layout.KINDS)` are the `(other)` cells, one a kind."""
+        """Every wait cell; the first ones, whose kinds are their indices, are the `(other)` cells, one a kind."""
         sites = self.count(layout.SITES)
         for index, record in enumerate(self._records(layout.CELLS, layout.CELL)):
             if record.site >= sites and record.site:
@@ -377,6 +379,10 @@ class Capture:
             if record.wait_kind >= len(layout.KINDS):
                 raise CaptureError(f"corrupt threads: {index} is in a wait of kind {record.wait_kind}")
             yield index, record
+
+    def pools(self) -> Iterable[layout.PoolRecord]:
+        """Every thread pool; the first one is `(other)`. None in a capture of an older version."""
+        return self._records(layout.POOLS, layout.POOL) if layout.POOLS in self.sections else ()
 
     def contended(self) -> Iterator[layout.ContendedRecord]:
         """Every lock that somebody waits for, without torn records."""

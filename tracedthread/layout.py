@@ -16,7 +16,9 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS = range(13)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS, POOLS = range(
+    14
+)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -31,6 +33,7 @@ SECTION_NAMES = (
     "starts",
     "contended",
     "totals",
+    "pools",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -45,9 +48,10 @@ KINDS = (
     "barrier",
     "future",
     "join",
+    "pool",
 )
 CONTENTION_KINDS = frozenset({"lock", "rlock"})
-RESOURCE_KINDS = frozenset({"semaphore", "queue.put"})
+RESOURCE_KINDS = frozenset({"semaphore", "queue.put", "pool"})
 STATE_RUNNING, STATE_EXITED = 1, 2
 THREAD_FREE, THREAD_STARTING, THREAD_RUNNING, THREAD_ENDED = range(4)
 OUTCOMES = ("acquired", "timeout", "interrupted")
@@ -288,6 +292,26 @@ class TotalsRecord(NamedTuple):
     start_histogram: bytes
 
 
+class PoolRecord(NamedTuple):
+    """tt_pool; the histogram is left as bytes."""
+
+    name: int
+    executors: int
+    limit: int
+    queued: int
+    busy: int
+    submitted: int
+    ended: int
+    dropped: int
+    untimed: int
+    limit_max: int
+    queue_ticks: int
+    queue_max_ticks: int
+    busy_ticks: int
+    full_ticks: int
+    queue_histogram: bytes
+
+
 Record = TypeVar("Record", bound=NamedTuple)
 
 
@@ -399,3 +423,4 @@ EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I"
 START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
 TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}")
+POOL = Layout("tt_pool", PoolRecord, f"I I {'Q ' * 12}{_HISTOGRAM}")
