@@ -25,7 +25,7 @@ HEALTHY = "healthy"
 FAULTS = ("report", "hog", "pool")
 _NEEDS = {"flask": "flask", "gunicorn": "gunicorn", "sqlalchemy": "sqlalchemy"}
 
-WARM_UP_S, WARM_UP_REQUESTS = 0.3, 120  # servers start their threads with the first requests, under a lock
+WARM_UP_S, WARM_UP_REQUESTS = 0.2, 100  # servers start their threads with the first requests, under a lock
 TIMEOUT_S = 30.0
 
 
