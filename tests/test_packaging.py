@@ -119,7 +119,11 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         f"tracedthread/{path.relative_to(ROOT / 'tracedthread')}" for path in (ROOT / "tracedthread").rglob("*.py*")
     }
     python = {name for name in python if not name.endswith(".pyc")}
-    examples = {f"tracedthread/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "examples").rglob("*.py")}
+    examples = {
+        f"tracedthread/{path.relative_to(ROOT).as_posix()}"
+        for path in (ROOT / "examples").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
     native = {f"tracedthread/_native{sysconfig.get_config_var('EXT_SUFFIX')}"}
     html = ROOT / "tracedthread" / "export" / "html"
     page = {

@@ -15,7 +15,7 @@ from tracedthread.profile import Profile
 from tracedthread.story import headline, judge, slowed
 
 ROOT = Path(__file__).parents[2]
-LOAD = {"seconds": 1.0, "requests": 300}
+LOAD = {"seconds": 1.2, "requests": 360}
 FLAGS = [f"--{name}={value}" for name, value in LOAD.items()]
 
 needs_shop = pytest.mark.skipif(
