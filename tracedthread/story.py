@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tracedthread.rows import LockRow, WaitRow
 
 #: Of the time recorded: with less waiting than this, all threads together, nobody is to blame for slow requests.
-MUCH_WAITING = 0.3
+MUCH_WAITING = 0.05
 #: A wait that the user of a service can tell from none. Waits are that long on average where somebody is to blame.
 NOTICEABLE_S = 0.020
 # Of the waiting for locks. It is a lower bound: who lacks the GIL inside a hold is charged as a holder.

@@ -18,7 +18,7 @@ from tracedthread.profile import Profile
 from tracedthread.story import headline, judge, slowed
 
 ROOT = Path(__file__).parents[2]
-LOAD = {"seconds": 1.2, "requests": 360}
+LOAD = {"seconds": 1.5, "requests": 450}
 FLAGS = [f"--{name}={value}" for name, value in LOAD.items()]
 
 needs_shop = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def test_demo_tells_what_is_slow_and_who_is_to_blame_and_writes_the_page(tmp_pat
 
 @needs_shop
 def test_a_fault_that_had_no_time_exits_with_1_and_says_so(tmp_path: Path) -> None:
-    done = demo("-o", str(tmp_path / "a.html"), "--fault", "report", "--seconds", "0.1", "--requests", "1")
+    done = demo("-o", str(tmp_path / "a.html"), "--fault", "report", "--seconds", "0.1", "--requests", "0")
     assert done.returncode == 1
     assert done.stderr == "tracedthread: nobody to blame in this recording: report\n"
 

@@ -128,7 +128,7 @@ def test_other_idle_waiting_is_nobodys_fault() -> None:
 @pytest.mark.parametrize(
     "calm",
     [
-        profile(wait_ms=500),  # little of 6 s
+        profile(wait_ms=250),  # little of 6 s
         profile(contended=400),  # much, but of waits that nobody notices
     ],
 )
