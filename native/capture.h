@@ -214,6 +214,7 @@ typedef struct tt_totals {
     uint64_t begun;         // those, and the others that were met
     uint64_t ended;         // of those
     uint64_t start_histogram[304];   // TT_HISTOGRAM_BUCKETS
+    uint64_t deadlocks;     // noticed by the threads that are in them, each once
 } tt_totals;
 
 enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };

@@ -106,6 +106,7 @@ class Stream:
         points.append(Measurement(names.START_DURATION, (), starts, start))
         points.append(Measurement(names.STARTS, (), tally.started, start))
         points.append(Measurement(names.THREADS, (), tally.threads, start))
+        points.append(Measurement(names.DEADLOCKS, (), tally.deadlocks, start))
         return points
 
     def _measure_locks(self, tally: Tally) -> list[Measurement]:

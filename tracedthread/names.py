@@ -95,6 +95,9 @@ DROPPED = Metric(
     "What the recording had no room for, or telemetry no budget.",
     ("tracedthread.capture.section",),
 )
+DEADLOCKS = Metric(
+    "tracedthread.deadlocks", "counter", "{deadlock}", "Cycles of threads that wait for each other for ever.", ()
+)
 WAITERS = Metric("tracedthread.lock.waiter.count", "updown", "{thread}", "Threads that wait for locks now.", _LOCK)
 THREADS = Metric("tracedthread.thread.count", "updown", "{thread}", "Threads that are alive.", ())
 
@@ -126,6 +129,7 @@ METRICS = (
     HANDOFF_TIME,
     GIL_WAIT_TIME,
     STARTS,
+    DEADLOCKS,
     DROPPED,
     WAITERS,
     THREADS,

@@ -90,14 +90,15 @@ class Tallier:
         if identity != self.identity:  # a forked child's, in the place of its parent's
             self._forget(identity)
         self._sections = self._read_table(header)
-        started, start_ticks, begun, ended, histogram = self._read_totals()
+        totals = self._read_totals()
         return Tally(
             locks=self._read_locks(header.ns_per_tick),
             blame=self._read_blame(header.ns_per_tick),
-            started=started,
-            start_time=start_ticks * header.ns_per_tick,
-            start_histogram=histogram,
-            threads=max(0, begun - ended),
+            started=totals.started,
+            start_time=totals.start_ticks * header.ns_per_tick,
+            start_histogram=_words(totals.start_histogram),
+            threads=max(0, totals.begun - totals.ended),
+            deadlocks=totals.deadlocks,
             dropped=layout.dropped_records(self._sections.values()),
             start_ns=header.first_wall_ns,
         )
@@ -198,13 +199,11 @@ class Tallier:
         key = self._blamed[index] = name, function
         return key
 
-    def _read_totals(self) -> tuple[int, int, int, int, int]:
-        data, count, _ = self._records(layout.TOTALS, layout.TOTALS_RECORD.size)
+    def _read_totals(self) -> layout.TotalsRecord:
+        data, count, stride = self._records(layout.TOTALS, layout.TOTALS_RECORD.first_size)
         if not count:  # of an older version
-            return 0, 0, 0, 0, 0
-        record = layout.TOTALS_RECORD.read(data)
-        histogram = _words(record.start_histogram)
-        return record.started, record.start_ticks, record.begun, record.ended, histogram
+            return layout.TotalsRecord(0, 0, 0, 0, b"")
+        return next(layout.TOTALS_RECORD.iterate(bytes(data), stride))
 
 
 def _words(histogram: bytes | memoryview) -> int:

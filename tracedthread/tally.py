@@ -54,6 +54,7 @@ class Tally(NamedTuple):
         blame: Time by name of the lock and function that held it.
         started: Threads; with `start_time` and `start_histogram`, as in LockTally.
         threads: That live now.
+        deadlocks: That were noticed.
         dropped: Records by section: what found no room, or was overwritten.
         start_ns: When counting began, since 1970-01-01 UTC; the earliest of several.
     """
@@ -64,6 +65,7 @@ class Tally(NamedTuple):
     start_time: int
     start_histogram: int
     threads: int
+    deadlocks: int
     dropped: Mapping[str, int]
     start_ns: int
 
@@ -79,6 +81,7 @@ class Tally(NamedTuple):
             self.start_time + other.start_time,
             self.start_histogram + other.start_histogram,
             self.threads + other.threads,
+            self.deadlocks + other.deadlocks,
             _sum(self.dropped, other.dropped),
             min(self.start_ns, other.start_ns) or max(self.start_ns, other.start_ns),
         )
@@ -89,7 +92,7 @@ class Tally(NamedTuple):
         return self._replace(locks=locks, threads=0)
 
 
-EMPTY = Tally({}, {}, 0, 0, 0, 0, {}, 0)
+EMPTY = Tally({}, {}, 0, 0, 0, 0, 0, {}, 0)
 
 
 def _sum(one: Mapping[_Key, int], two: Mapping[_Key, int]) -> dict[_Key, int]:
