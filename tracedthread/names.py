@@ -87,6 +87,17 @@ HANDOFF_TIME = Metric(
 GIL_WAIT_TIME = Metric(
     "tracedthread.gil.wait.time", "counter", "s", "Waiting for locks that was really for the GIL.", (LOCK_NAME,)
 )
+_RESOURCE = (LOCK_NAME, WAIT_KIND)  # semaphore, queue.put, pool
+RESOURCE_WAITS = Metric(
+    "tracedthread.resource.waits", "counter", "{wait}", "Waits for a permit, for room or for a connection.", _RESOURCE
+)
+RESOURCE_WAIT_TIME = Metric(
+    "tracedthread.resource.wait.time",
+    "counter",
+    "s",
+    "Time that threads waited for a permit, for room or for a connection.",
+    _RESOURCE,
+)
 STARTS = Metric("tracedthread.thread.starts", "counter", "{thread}", "Threads started.", ())
 DROPPED = Metric(
     "tracedthread.capture.dropped_records",
@@ -128,6 +139,8 @@ METRICS = (
     BLAME_TIME,
     HANDOFF_TIME,
     GIL_WAIT_TIME,
+    RESOURCE_WAITS,
+    RESOURCE_WAIT_TIME,
     STARTS,
     DEADLOCKS,
     DROPPED,

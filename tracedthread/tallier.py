@@ -1,5 +1,6 @@
 """
-Reads what a capture has counted so far, for metrics: sums by lock, time by blamed function, starts of threads.
+Reads what a capture has counted so far, for metrics: sums by lock, time by blamed function, waits for resources, starts
+of threads.
 
 That is done often, in the recorded process itself and under its GIL. So nothing else is read: no events, no threads, of
 the stacks one frame. What does not change is read once: records of sites and blame cells are never moved.
@@ -8,6 +9,7 @@ the stacks one frame. What does not change is read once: records of sites and bl
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable
 
@@ -17,13 +19,16 @@ from tracedthread.capture import MAX_BYTES, CaptureError
 from tracedthread.histogram import BUCKETS, index_of
 from tracedthread.layout import Section
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, Tally
+from tracedthread.tally import LockTally, ResourceTally, Tally
 
 #: Gives exactly (offset, length) bytes of a capture, or raises CaptureError or OSError.
 Read = Callable[[int, int], "bytes | memoryview"]
 
 _HEAD = struct.Struct("<16Q")
 _HISTOGRAM_BYTES = 8 * BUCKETS
+_CELL_HEAD = struct.Struct("<I4xB7xQQ")  # site, kind, count, wait_ticks
+_KIND_AT = 8
+_RESOURCES = re.compile(b"[%s]" % re.escape(bytes(map(layout.KINDS.index, layout.RESOURCE_KINDS))))
 
 
 def read_own(core: Core) -> Read:
@@ -94,6 +99,7 @@ class Tallier:
         return Tally(
             locks=self._read_locks(header.ns_per_tick),
             blame=self._read_blame(header.ns_per_tick),
+            resources=self._read_resources(header.ns_per_tick),
             started=totals.started,
             start_time=totals.start_ticks * header.ns_per_tick,
             start_histogram=_words(totals.start_histogram),
@@ -198,6 +204,20 @@ class Tallier:
             function = self._string(frame.function) or "(unknown)"
         key = self._blamed[index] = name, function
         return key
+
+    def _read_resources(self, ns_per_tick: int) -> dict[tuple[str, str], ResourceTally]:
+        data, _, stride = self._records(layout.CELLS, layout.CELL.first_size)
+        data = bytes(data)  # at once, so that counts and times are of one moment
+        resources: dict[tuple[str, str], ResourceTally] = {}
+        for found in _RESOURCES.finditer(data[_KIND_AT::stride]):
+            at = found.start() * stride
+            site, kind, count, ticks = _CELL_HEAD.unpack_from(data, at)
+            if count:
+                name = (self._locks.get(site) or self._name_lock(site))[0] if site else OTHER
+                waits = ResourceTally(count, ticks * ns_per_tick)
+                key = name, layout.KINDS[kind]
+                resources[key] = resources[key].plus(waits) if key in resources else waits
+        return resources
 
     def _read_totals(self) -> layout.TotalsRecord:
         data, count, stride = self._records(layout.TOTALS, layout.TOTALS_RECORD.first_size)

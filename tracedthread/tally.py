@@ -45,6 +45,21 @@ class LockTally(NamedTuple):
         return LockTally._make(map(operator.sub, self, before))
 
 
+class ResourceTally(NamedTuple):
+    """Waits for a permit, room or a connection. Time in 2^-32 ns."""
+
+    waits: int = 0
+    wait: int = 0
+
+    def plus(self, other: ResourceTally) -> ResourceTally:
+        """Both together."""
+        return ResourceTally(self.waits + other.waits, self.wait + other.wait)
+
+    def minus(self, before: ResourceTally) -> ResourceTally:
+        """What came after `before`."""
+        return ResourceTally(self.waits - before.waits, self.wait - before.wait)
+
+
 class Tally(NamedTuple):
     """
     What was counted in one process, or in several.
@@ -52,6 +67,7 @@ class Tally(NamedTuple):
     Args:
         locks: By name and type.
         blame: Time by name of the lock and function that held it.
+        resources: By name of the lock behind it and kind of wait.
         started: Threads; with `start_time` and `start_histogram`, as in LockTally.
         threads: That live now.
         deadlocks: That were noticed.
@@ -61,6 +77,7 @@ class Tally(NamedTuple):
 
     locks: Mapping[tuple[str, str], LockTally]
     blame: Mapping[tuple[str, str], int]
+    resources: Mapping[tuple[str, str], ResourceTally]
     started: int
     start_time: int
     start_histogram: int
@@ -74,9 +91,13 @@ class Tally(NamedTuple):
         locks = dict(self.locks)
         for key, lock in other.locks.items():
             locks[key] = locks[key].plus(lock) if key in locks else lock
+        resources = dict(self.resources)
+        for key, waits in other.resources.items():
+            resources[key] = resources[key].plus(waits) if key in resources else waits
         return Tally(
             locks,
             _sum(self.blame, other.blame),
+            resources,
             self.started + other.started,
             self.start_time + other.start_time,
             self.start_histogram + other.start_histogram,
@@ -92,7 +113,7 @@ class Tally(NamedTuple):
         return self._replace(locks=locks, threads=0)
 
 
-EMPTY = Tally({}, {}, 0, 0, 0, 0, 0, {}, 0)
+EMPTY = Tally({}, {}, {}, 0, 0, 0, 0, 0, {}, 0)
 
 
 def _sum(one: Mapping[_Key, int], two: Mapping[_Key, int]) -> dict[_Key, int]:
