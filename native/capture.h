@@ -135,7 +135,7 @@ typedef struct tt_site_stats {
     uint64_t reserved[7];       // to a whole number of cache lines, so that counters of the fast path share theirs
 } tt_site_stats;
 
-// Contention: lock, rlock. Resource: semaphore, queue.put. The others are idle waiting.
+// Contention: lock, rlock. Resource: semaphore, queue.put, pool. The others are idle waiting.
 enum tt_kind {
     TT_KIND_LOCK = 0,
     TT_KIND_RLOCK = 1,
@@ -147,7 +147,8 @@ enum tt_kind {
     TT_KIND_BARRIER = 7,
     TT_KIND_FUTURE = 8,
     TT_KIND_JOIN = 9,
-    TT_KINDS = 10
+    TT_KIND_POOL = 10,   // for a connection of a pool
+    TT_KINDS = 11
 };
 
 // Waits of one kind, on the locks of one site, from one stack.
@@ -162,7 +163,7 @@ typedef struct tt_wait_cell {
     uint64_t max_ticks;
     uint64_t timeouts;
     uint64_t interrupted;
-    uint32_t waker;   // tt_stack: who ended the newest of these waits; 0: not known. For semaphores and full queues
+    uint32_t waker;   // tt_stack: who ended the newest of these waits; 0: not known. For resources
     uint32_t reserved2;
 } tt_wait_cell;
 
@@ -186,7 +187,7 @@ typedef struct tt_thread_record {
     uint64_t cpu_ns;         // at its end; 0 before
     uint64_t wait_ticks;     // kinds lock, rlock
     uint64_t idle_ticks;     // idle kinds
-    uint64_t resource_ticks; // kinds semaphore, queue.put
+    uint64_t resource_ticks; // kinds semaphore, queue.put, pool
     uint64_t own_gil_ticks;
     uint32_t native_id;
     uint32_t name;           // string: its name in captures without `label`; 0

@@ -82,9 +82,30 @@ PyObject *tt_py_code_qualname(PyCodeObject *code, tt_pyframe *frame)
 #endif
 }
 
+// Whether `pattern` is `*` and the end of `path`.
+static bool is_anywhere(PyObject *path, PyObject *pattern)
+{
+    Py_ssize_t tail = PyUnicode_GET_LENGTH(pattern) - 1, start = PyUnicode_GET_LENGTH(path) - tail;
+    if (tail < 1 || start < 0 || PyUnicode_READ_CHAR(pattern, 0) != '*') return false;
+    for (Py_ssize_t i = tail - 1; i >= 0; i--)   // names of files differ at their ends
+        if (PyUnicode_READ_CHAR(path, start + i) != PyUnicode_READ_CHAR(pattern, i + 1)) return false;
+    return true;
+}
+
+static bool is_hidden(PyObject *path)
+{
+    if (!hidden_files) return false;
+    if (PySequence_Contains(hidden_files, path) == 1) return true;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hidden_files); i++)
+        if (is_anywhere(path, PyTuple_GET_ITEM(hidden_files, i))) return true;
+    return false;
+}
+
 static int role_of(PyCodeObject *code, PyObject *qualname)
 {
-    PyObject *by_name = roles ? PyDict_GetItemWithError(roles, code->co_filename) : NULL;
+    PyObject *by_name = roles ? PyDict_GetItemWithError(roles, code->co_filename) : NULL, *pattern, *names;
+    for (Py_ssize_t pos = 0; roles && !by_name && PyDict_Next(roles, &pos, &pattern, &names);)
+        if (is_anywhere(code->co_filename, pattern)) by_name = names;
     PyObject *role = by_name ? PyDict_GetItemWithError(by_name, qualname) : NULL;
     return role ? (int)PyLong_AsLong(role) : TT_ROLE_NONE;
 }
@@ -99,7 +120,7 @@ static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
     known->function = tt_py_text(qualname);
     known->role = TT_ROLE_NONE;
     if (PyUnicode_CheckExact(code->co_filename) && PyUnicode_CheckExact(qualname)) {   // a subclass's __eq__ is Python code
-        known->hidden = hidden_files && PySequence_Contains(hidden_files, code->co_filename) == 1;
+        known->hidden = is_hidden(code->co_filename);
         known->role = (int16_t)role_of(code, qualname);
     }
     known->maker = PyUnicode_CompareWithASCIIString(code->co_name, "__init__") == 0

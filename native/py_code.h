@@ -21,7 +21,8 @@ typedef struct tt_py_code {
 extern uint64_t tt_py_code_era;
 
 int tt_py_code_init(void);
-// Files whose frames are hidden (tuple of str), and roles by (file, qualified name). -1 and an exception on failure.
+// Files whose frames are hidden (tuple of str), and roles by (file, qualified name). A file `*/queue.py` is any whose path
+// ends with what follows the star. -1 and an exception on failure.
 int tt_py_code_configure(PyObject *hidden_files, PyObject *roles);
 
 // What we know of the frame's code; NULL without an exception when out of memory.

@@ -6,7 +6,10 @@
 #include "segment.h"
 
 static inline bool tt_kind_is_contention(enum tt_kind kind) { return kind == TT_KIND_LOCK || kind == TT_KIND_RLOCK; }
-static inline bool tt_kind_is_resource(enum tt_kind kind) { return kind == TT_KIND_SEMAPHORE || kind == TT_KIND_QUEUE_PUT; }
+static inline bool tt_kind_is_resource(enum tt_kind kind)
+{
+    return kind == TT_KIND_SEMAPHORE || kind == TT_KIND_QUEUE_PUT || kind == TT_KIND_POOL;
+}
 
 // Of the others, waiting for work, nobody is the cause.
 static inline bool tt_kind_has_holder(enum tt_kind kind) { return tt_kind_is_contention(kind) || tt_kind_is_resource(kind); }

@@ -47,6 +47,16 @@ _ROLES = {
     ("concurrent/futures/_base.py", "as_completed"): "future",
 }
 
+# The same for packages, which can lie anywhere: these wait for a connection that somebody else has.
+_PACKAGE_ROLES = {
+    ("*/sqlalchemy/util/queue.py", "Queue.get"): "pool",
+    ("*/psycopg_pool/pool.py", "WaitingClient.wait"): "pool",
+    ("*/urllib3/connectionpool.py", "HTTPConnectionPool._get_conn"): "pool",
+    ("*/redis/connection.py", "BlockingConnectionPool.get_connection"): "pool",
+}
+# A copy of `queue` as far as a reader is concerned.
+_PACKAGE_HIDDEN = ("*/sqlalchemy/util/queue.py",)
+
 
 class Unavailable(Exception):
     """Why recording cannot start, in one line."""
@@ -285,14 +295,13 @@ def _library_file(name: str) -> str:
 def _hidden_files() -> tuple[str, ...]:
     own = (os.path.join(_PACKAGE, name) for name in _OWN_FILES)
     runners = (_library_file("runpy.py"), "<frozen runpy>")  # they start every `-m`, and say nothing about it
-    return (_library_file("threading.py"), _library_file("queue.py"), *runners, *launchers, *own)
+    return (_library_file("threading.py"), _library_file("queue.py"), *_PACKAGE_HIDDEN, *runners, *launchers, *own)
 
 
 def _roles(lib: Any) -> dict[tuple[str, str], int]:
     threading = _library_file("threading.py")
-    roles = {
-        (_library_file(file), code): getattr(lib, f"TT_KIND_{kind.upper()}") for (file, code), kind in _ROLES.items()
-    }
+    places = {(_library_file(file), code): kind for (file, code), kind in _ROLES.items()} | _PACKAGE_ROLES
+    roles = {place: getattr(lib, f"TT_KIND_{kind.upper()}") for place, kind in places.items()}
     roles[threading, "Condition.wait"] = _CONDITION_WAIT
     roles[threading, "Condition._is_owned"] = _CONDITION_PROBE
     return roles

@@ -335,7 +335,7 @@ class Capture:
         return self._records(layout.STATS, layout.SITE_STATS)
 
     def cells(self) -> Iterator[layout.CellRecord]:
-        """Every wait cell; the first `len(layout.KINDS)` are the `(other)` cells, one a kind."""
+        """Every wait cell; the first ones, whose kinds are their indices, are the `(other)` cells, one a kind."""
         sites = self.count(layout.SITES)
         for index, record in enumerate(self._records(layout.CELLS, layout.CELL)):
             if record.site >= sites and record.site:

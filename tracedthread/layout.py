@@ -45,9 +45,10 @@ KINDS = (
     "barrier",
     "future",
     "join",
+    "pool",
 )
 CONTENTION_KINDS = frozenset({"lock", "rlock"})
-RESOURCE_KINDS = frozenset({"semaphore", "queue.put"})
+RESOURCE_KINDS = frozenset({"semaphore", "queue.put", "pool"})
 STATE_RUNNING, STATE_EXITED = 1, 2
 THREAD_FREE, THREAD_STARTING, THREAD_RUNNING, THREAD_ENDED = range(4)
 OUTCOMES = ("acquired", "timeout", "interrupted")

@@ -251,7 +251,7 @@ def _read_rows(capture: Capture) -> tuple[list[LockRow], list[WaitRow], list[Wai
     for index, cell in enumerate(capture.cells()):
         if cell.waits == 0:
             continue
-        is_other = index < len(layout.KINDS)
+        is_other = index < len(layout.KINDS) and index == cell.kind  # an older capture knows fewer kinds
         kind = layout.KINDS[index if is_other else cell.kind]
         row = WaitRow(
             kind=kind,

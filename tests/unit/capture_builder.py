@@ -15,7 +15,19 @@ FIRST_MONOTONIC_NS = 5_000 * SECOND
 FIRST_WALL_NS = 1_795_363_200_123_456_789  # 2026-11-22T16:00:00.123456789Z
 
 STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED = range(12)
-KINDS = ["lock", "rlock", "condition", "event", "semaphore", "queue.get", "queue.put", "barrier", "future", "join"]
+KINDS = [
+    "lock",
+    "rlock",
+    "condition",
+    "event",
+    "semaphore",
+    "queue.get",
+    "queue.put",
+    "barrier",
+    "future",
+    "join",
+    "pool",
+]
 BUCKETS = 304
 RECORD_SIZES = [1, 16, 8, 24, 128 + 16 * BUCKETS, 64, 88, 64, 1]  # of the first version, without blame
 GROWN_RECORD_SIZES = [1, 16, 8, 32, 192 + 16 * BUCKETS, 72, 216, 88, 1, 40, 200, 48]

@@ -180,9 +180,9 @@ def test_strings_and_stacks_are_resolved() -> None:
         (patched(section(cb.SITES)[0] + 72, "I", 6), "corrupt strings: reference 6 of "),
         (patched(section(cb.STRINGS)[0] + 4, "I", 2**31), "corrupt strings: 2147483648 bytes at 4 of "),
         (patched(section(cb.SITES)[0] + 72 + 16, "I", 2), "corrupt sites: 3 is of type 2"),
-        (patched(section(cb.CELLS)[0] + 64 * 10, "I", 99), "corrupt cells: 10 refers to site 99 of 7"),
-        (patched(section(cb.CELLS)[0] + 64 * 10 + 4, "I", 9999), "corrupt stacks: reference 9999 of "),
-        (patched(section(cb.CELLS)[0] + 64 * 10 + 8, "I", 10), "corrupt cells: 10 is of kind 10"),
+        (patched(section(cb.CELLS)[0] + 64 * 11, "I", 99), "corrupt cells: 11 refers to site 99 of 7"),
+        (patched(section(cb.CELLS)[0] + 64 * 11 + 4, "I", 9999), "corrupt stacks: reference 9999 of "),
+        (patched(section(cb.CELLS)[0] + 64 * 11 + 8, "I", 11), "corrupt cells: 11 is of kind 11"),
         (patched(section(cb.THREADS)[0] + 88 + 84, "I", 4), "corrupt threads: 1 is in state 4"),
     ],
 )

@@ -265,7 +265,7 @@ def open_waits(kinds: list[tuple[str, str]], **options: int) -> cb.CaptureBuilde
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [("semaphore", "a permit of `slots`"), ("queue.put", "room in `slots`")],
+    [("semaphore", "a permit of `slots`"), ("queue.put", "room in `slots`"), ("pool", "a connection of `slots`")],
 )
 @pytest.mark.parametrize(
     ("state", "told"),

@@ -90,7 +90,7 @@ def test_after_a_timeout_the_holder_is_where_it_was() -> None:
     assert (span.attributes or {})["tracedthread.holder.code.function.name"] == "render"
 
 
-@pytest.mark.parametrize("kind", ["semaphore", "queue.put"])
+@pytest.mark.parametrize("kind", ["semaphore", "queue.put", "pool"])
 def test_who_gives_a_permit_or_room_is_no_holder(kind: str) -> None:
     (span,) = spans_of([wait(200, kind=kind, holder_context=1)], {1: trace_context(20)})
     assert not [name for name in span.attributes or {} if "holder" in name]

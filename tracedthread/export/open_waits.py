@@ -24,8 +24,17 @@ _GOALS = {
     "barrier": "the others",
     "future": "a result",
     "join": "the end of a thread",
+    "pool": "a connection",
 }
-_OF = {"condition": "of", "event": "", "semaphore": "of", "queue.get": "of", "queue.put": "in", "barrier": "at"}
+_OF = {
+    "condition": "of",
+    "event": "",
+    "semaphore": "of",
+    "queue.get": "of",
+    "queue.put": "in",
+    "barrier": "at",
+    "pool": "of",
+}
 
 
 def deadlock_sentences(profile: Profile) -> list[str]:
