@@ -2,8 +2,10 @@
 
 from setuptools import find_namespace_packages, setup
 
+EXAMPLES = {"tracedthread.examples": "examples", "tracedthread.examples.shop": "examples/shop"}
+
 setup(
-    packages=[*find_namespace_packages(include=["tracedthread", "tracedthread.*"]), "tracedthread.examples"],
-    package_dir={"tracedthread.examples": "examples"},
+    packages=[*find_namespace_packages(include=["tracedthread", "tracedthread.*"]), *EXAMPLES],
+    package_dir=EXAMPLES,
     cffi_modules=["native/build.py:ffibuilder"],
 )
