@@ -39,10 +39,10 @@ def build() -> dashboard.Dashboard:
         Row("Is contention hurting me?"),
         number(
             "Threads' time spent waiting for locks",
-            "More than a tenth of all threads' time: see below which lock it is, and open it on the Lock dashboard.",
+            "More than a twentieth of all threads' time: see below which lock it is, and look at that.",
             f"{WAITED} / {total(names.THREADS)}",
             unit="percentunit",
-            red=0.1,
+            red=0.05,
         ),
         number(
             "Of that, for the GIL",
