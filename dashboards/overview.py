@@ -13,9 +13,6 @@ from .promql import (
     KIND,
     LOCK,
     POOL,
-    POOL_BUSY,
-    POOL_LIMIT,
-    POOL_QUEUED,
     RATE,
     SECTION,
     increase,
@@ -122,7 +119,7 @@ def build() -> dashboard.Dashboard:
         curves(
             "Thread pools: workers busy",
             "All workers busy all the time: more workers if they wait for I/O, less work if they compute.",
-            query(f"{total(POOL_BUSY, POOL)} / {total(POOL_LIMIT, POOL)}", legend(POOL)),
+            query(f"{total(names.POOL_BUSY, POOL)} / {total(names.POOL_LIMIT, POOL)}", legend(POOL)),
             unit="percentunit",
             red=0.9,
             span=THIRD,
@@ -130,7 +127,7 @@ def build() -> dashboard.Dashboard:
         curves(
             "Thread pools: a task's time in the queue (p99)",
             "Tasks wait for a worker: look at the pool on the Threads dashboard.",
-            query(quantile(0.99, POOL_QUEUED, POOL), legend(POOL)),
+            query(quantile(0.99, names.POOL_QUEUE_DURATION, POOL), legend(POOL)),
             unit="s",
             red=0.1,
             span=THIRD,

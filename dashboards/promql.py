@@ -23,12 +23,7 @@ def label(attribute: str) -> str:
     return attribute.replace(".", "_")
 
 
-_POOL = ("tracedthread.thread_pool.name",)
-POOL_QUEUED = Metric("tracedthread.thread_pool.queue.duration", "histogram", "s", "", _POOL)
-POOL_QUEUE = Metric("tracedthread.thread_pool.queue.size", "updown", "{task}", "", _POOL)
-POOL_BUSY = Metric("tracedthread.thread_pool.worker.busy", "updown", "{thread}", "", _POOL)
-POOL_LIMIT = Metric("tracedthread.thread_pool.worker.limit", "updown", "{thread}", "", _POOL)
-POOL = label(_POOL[0])
+POOL = label(names.POOL_NAME)
 LOCK, KIND, FUNCTION = label(names.LOCK_NAME), label(names.WAIT_KIND), label(names.BLAMED_FUNCTION)
 SECTION = label(names.DROPPED.attributes[0])
 ONE_LOCK = f'{CHOSEN},{LOCK}="$lock"'

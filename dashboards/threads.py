@@ -10,10 +10,6 @@ from tracedthread import names
 from .panels import board, curves, heat, query
 from .promql import (
     POOL,
-    POOL_BUSY,
-    POOL_LIMIT,
-    POOL_QUEUE,
-    POOL_QUEUED,
     RATE,
     increase,
     legend,
@@ -58,25 +54,25 @@ def build() -> dashboard.Dashboard:
         curves(
             "Workers busy, and how many there may be",
             "Busy at the limit, tasks queue: more workers if they wait for I/O, a process pool if they compute.",
-            query(total(POOL_BUSY, POOL), f"{legend(POOL)} busy"),
-            query(total(POOL_LIMIT, POOL), f"{legend(POOL)} limit", ref="B"),
+            query(total(names.POOL_BUSY, POOL), f"{legend(POOL)} busy"),
+            query(total(names.POOL_LIMIT, POOL), f"{legend(POOL)} limit", ref="B"),
         ),
         curves(
             "Tasks in the queue",
             "A queue that only grows ends in memory or timeouts: let callers wait, or refuse work.",
-            query(total(POOL_QUEUE, POOL), legend(POOL)),
+            query(total(names.POOL_QUEUE_SIZE, POOL), legend(POOL)),
         ),
         curves(
             "A task's time in the queue",
             "That is added to every request that uses the pool: enlarge it, or do less in its tasks.",
-            query(quantile(0.99, POOL_QUEUED, POOL), f"{legend(POOL)} p99"),
-            query(quantile(0.5, POOL_QUEUED, POOL), f"{legend(POOL)} p50", ref="B"),
+            query(quantile(0.99, names.POOL_QUEUE_DURATION, POOL), f"{legend(POOL)} p99"),
+            query(quantile(0.5, names.POOL_QUEUE_DURATION, POOL), f"{legend(POOL)} p50", ref="B"),
             unit="s",
             red=0.1,
         ),
         curves(
             "Tasks begun per second",
             "Fewer while the queue grows: the tasks have become slower; look at what they wait for on the Overview.",
-            query(rate(POOL_QUEUED, POOL, part="count"), legend(POOL)),
+            query(rate(names.POOL_QUEUE_DURATION, POOL, part="count"), legend(POOL)),
         ),
     )

@@ -7,7 +7,7 @@
 
 // How many records each section gets (bytes for strings). Zero: the default. A NULL tt_sizes: all defaults.
 typedef struct tt_sizes {
-    uint32_t strings, frames, stacks, sites, cells, threads, events, blame, starts, contended;
+    uint32_t strings, frames, stacks, sites, cells, threads, events, blame, starts, contended, pools;
 } tt_sizes;
 
 // Maps the process's capture: a new file at `path` (0600, never through a symlink, never over an existing one unless

@@ -5,7 +5,7 @@
 // every size and offset. All integers are little-endian; times are clock ticks unless a name ends in _ns.
 //
 //   header | sections[TT_SECTIONS] | strings | frames | stacks | sites | stats | cells | threads | events | notes | blame
-//   | starts | contended | totals
+//   | starts | contended | totals | pools
 //
 // A record is published by the store of its section's `used`, which comes after the record's own bytes. What does not
 // fit is counted in `lost`. Records are never moved or removed; `used` and the counters only grow. Only those of
@@ -37,7 +37,8 @@ enum tt_section_id {
     TT_STARTS = 10,   // tt_start: the audit trail, a ring as TT_EVENTS
     TT_CONTENDED = 11,   // tt_contended; 0 is never used
     TT_TOTALS = 12,   // tt_totals: one
-    TT_SECTIONS = 13
+    TT_POOLS = 13,    // tt_pool; 0 is `(other)`, pools that found no room
+    TT_SECTIONS = 14
 };
 
 typedef struct tt_section {
@@ -217,6 +218,25 @@ typedef struct tt_totals {
     uint64_t start_histogram[304];   // TT_HISTOGRAM_BUCKETS
     uint64_t deadlocks;     // noticed by the threads that are in them, each once
 } tt_totals;
+
+// Thread pools of one name, and what became of their tasks. Exact: submitted = queued + dropped + busy + ended.
+typedef struct tt_pool {
+    uint32_t name;               // string: the prefix of its threads' names; "ThreadPoolExecutor" for all without one
+    uint32_t executors;          // that were met
+    uint64_t limit;              // workers that those which are alive may have
+    uint64_t queued;             // tasks that no worker has begun yet
+    uint64_t busy;               // workers at a task now
+    uint64_t submitted;          // tasks
+    uint64_t ended;
+    uint64_t dropped;            // no worker has ever begun them: cancelled, or shut down before
+    uint64_t untimed;            // begun, but not in the histogram: recording was off in between
+    uint64_t limit_max;          // the highest that `limit` has been
+    uint64_t queue_ticks;        // from submit() to the beginning, of those in the histogram
+    uint64_t queue_max_ticks;
+    uint64_t busy_ticks;         // of the tasks that have ended
+    uint64_t full_ticks;         // an executor's workers were all busy, summed up over executors, until one of them ended
+    uint64_t queue_histogram[304];   // TT_HISTOGRAM_BUCKETS
+} tt_pool;
 
 enum tt_outcome { TT_ACQUIRED = 0, TT_TIMEOUT = 1, TT_INTERRUPTED = 2 };
 

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { TT_ROLE_NONE = -128, TT_ROLE_WAITER_MAKER = -1, TT_ROLE_PROBE = -2 };   // else a tt_kind
+enum { TT_ROLE_NONE = -128, TT_ROLE_WAITER_MAKER = -1, TT_ROLE_PROBE = -2, TT_ROLE_POOL_MAKER = -3 };   // else a tt_kind
 
 typedef struct tt_py_code {
     uint32_t id;               // never used again

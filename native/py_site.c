@@ -4,6 +4,7 @@
 #include "lock.h"
 #include "py_code.h"
 #include "py_lock.h"
+#include "py_pool.h"
 #include "py_stack.h"
 #include "segment.h"
 
@@ -54,6 +55,7 @@ uint32_t tt_py_text(PyObject *text)
 static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inner, enum tt_lock_type type)
 {
     PyCodeObject *code = tt_pyframe_code(frame);
+    if (known->role == TT_ROLE_POOL_MAKER) tt_py_pools_meet();
     int offset = tt_pyframe_offset(frame), line = PyCode_Addr2Line(code, offset);
     tt_site site = {.file = known->file, .function = known->function, .line = line > 0 ? (uint32_t)line : 0, .type = type};
     uint32_t member = 0;

@@ -8,6 +8,7 @@
 #include "py_handle.h"
 #include "py_lock.h"
 #include "py_name.h"
+#include "py_pool.h"
 #include "py_sentinel.h"
 #include "py_site.h"
 #include "py_stats.h"
@@ -130,6 +131,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_sentinel_add(module, stock);
     if (r == 0) r = tt_py_stats_add(module);
     if (r == 0) r = tt_py_capture_add(module);
+    if (r == 0) r = tt_py_pool_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

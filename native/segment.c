@@ -46,6 +46,7 @@ static const struct { uint32_t record_size, default_capacity; } layout[TT_SECTIO
     [TT_STARTS] = {sizeof(tt_start), 4096},
     [TT_CONTENDED] = {sizeof(tt_contended), 1024},
     [TT_TOTALS] = {sizeof(tt_totals), 1},
+    [TT_POOLS] = {sizeof(tt_pool), 64},
 };
 
 static int fail(const char *format, ...)
@@ -68,8 +69,8 @@ static uint64_t plan(const tt_sizes *sizes, tt_section *sections)
     if (!sizes) sizes = &defaults;
     const uint32_t asked[TT_SECTIONS] = {sizes->strings, sizes->frames, sizes->stacks,  sizes->sites, sizes->sites,
                                          sizes->cells,   sizes->threads, sizes->events, 0,             sizes->blame, sizes->starts,
-                                         sizes->contended, 0};
-    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16, 16, 1};
+                                         sizes->contended, 0,           sizes->pools};
+    static const uint32_t least[TT_SECTIONS] = {4096, 16, 16, 16, 16, 2 * TT_KINDS, 16, 16, 4096, 16, 16, 16, 1, 4};
     uint64_t offset = page_align(sizeof(tt_header) + TT_SECTIONS * sizeof(tt_section));
     for (uint32_t id = 0; id < TT_SECTIONS; id++) {
         uint64_t capacity = asked[id] ? asked[id] : layout[id].default_capacity;
@@ -112,6 +113,7 @@ static void start_sections(tt_section *sections, uint8_t *base)
     sections[TT_SITES].used = sections[TT_STATS].used = TT_SITE_FIRST;
     sections[TT_CELLS].used = TT_KINDS;
     sections[TT_BLAME].used = sections[TT_CONTENDED].used = sections[TT_TOTALS].used = 1;
+    sections[TT_POOLS].used = 1;
 }
 
 // All but `base`, which says that there is a capture and is stored last: other threads make locks meanwhile.
@@ -135,6 +137,7 @@ static void point_into(uint8_t *base, uint64_t size)
         .starts = (tt_start *)(base + s[TT_STARTS].offset),
         .contended = (tt_contended *)(base + s[TT_CONTENDED].offset),
         .totals = (tt_totals *)(base + s[TT_TOTALS].offset),
+        .pools = (tt_pool *)(base + s[TT_POOLS].offset),
     };
 }
 

@@ -26,6 +26,7 @@ typedef struct tt_segment {
     tt_start *starts;
     tt_contended *contended;
     tt_totals *totals;
+    tt_pool *pools;
 } tt_segment;
 extern tt_segment tt_the_segment;
 

@@ -25,7 +25,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Ours that can stand in the stack of a recorded thread.
 _OWN_FILES = ("__init__.py", "__main__.py", "patch.py", "_launch.py", "commands/run.py")
 
-_CONDITION_WAIT, _CONDITION_PROBE = -1, -2
+_CONDITION_WAIT, _CONDITION_PROBE, _POOL_MAKER = -1, -2, -3
 
 # (file, qualified name of the code) -> the kind of waiting that goes on below it. Queue.join and Condition.wait_for are
 # plain waits on a condition.
@@ -209,8 +209,8 @@ class Core:
         if size is None:
             return sizes
         # Shares of the whole; a site costs its record and its two histograms.
-        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 55, "cells": 8}
-        shares |= {"threads": 6, "events": 12, "blame": 2, "starts": 2, "contended": 1}
+        shares = {"strings": 6, "frames": 4, "stacks": 4, "sites": 54, "cells": 8}
+        shares |= {"threads": 6, "events": 12, "blame": 2, "starts": 2, "contended": 1, "pools": 1}
         cost = {
             "strings": 1,
             "frames": self.ffi.sizeof("tt_frame"),
@@ -222,11 +222,12 @@ class Core:
             "blame": self.ffi.sizeof("tt_blame_cell"),
             "starts": self.ffi.sizeof("tt_start"),
             "contended": self.ffi.sizeof("tt_contended"),
+            "pools": self.ffi.sizeof("tt_pool"),
         }
         budget = size
         while True:
             for name, share in shares.items():
-                setattr(sizes, name, max(8, min(budget * share // 100 // cost[name], 2**31)))
+                setattr(sizes, name, max(4, min(budget * share // 100 // cost[name], 2**31)))
             total = self.lib.tt_capture_size_for(sizes)
             if total <= size or budget < size // 16:
                 return sizes
@@ -304,6 +305,7 @@ def _roles(lib: Any) -> dict[tuple[str, str], int]:
     roles = {place: getattr(lib, f"TT_KIND_{kind.upper()}") for place, kind in places.items()}
     roles[threading, "Condition.wait"] = _CONDITION_WAIT
     roles[threading, "Condition._is_owned"] = _CONDITION_PROBE
+    roles[_library_file("concurrent/futures/thread.py"), "ThreadPoolExecutor.__init__"] = _POOL_MAKER
     return roles
 
 

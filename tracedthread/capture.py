@@ -46,6 +46,7 @@ _KNOWN_SIZES = {
     layout.BLAME: layout.BLAME_CELL.first_size,
     layout.STARTS: layout.START.first_size,
     layout.CONTENDED: layout.CONTENDED_LOCK.first_size,
+    layout.POOLS: layout.POOL.first_size,
 }
 # Records of these are overwritten.
 _READ_TWICE = (*layout.RINGS, layout.THREADS, layout.CONTENDED)
@@ -59,6 +60,7 @@ _READ_ORDER = (
     layout.THREADS,
     layout.CELLS,
     layout.BLAME,
+    layout.POOLS,
     layout.STATS,
     layout.SITES,
     layout.STACKS,
@@ -377,6 +379,10 @@ class Capture:
             if record.wait_kind >= len(layout.KINDS):
                 raise CaptureError(f"corrupt threads: {index} is in a wait of kind {record.wait_kind}")
             yield index, record
+
+    def pools(self) -> Iterable[layout.PoolRecord]:
+        """Every thread pool; the first one is `(other)`. None in a capture of an older version."""
+        return self._records(layout.POOLS, layout.POOL) if layout.POOLS in self.sections else ()
 
     def contended(self) -> Iterator[layout.ContendedRecord]:
         """Every lock that somebody waits for, without torn records."""

@@ -16,7 +16,9 @@ from tracedthread.histogram import BUCKETS
 MAGIC = b"\x93TTC\r\n\x1a\n"
 ABI = 1
 
-STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS = range(13)
+STRINGS, FRAMES, STACKS, SITES, STATS, CELLS, THREADS, EVENTS, NOTES, BLAME, STARTS, CONTENDED, TOTALS, POOLS = range(
+    14
+)
 SECTION_NAMES = (
     "strings",
     "frames",
@@ -31,6 +33,7 @@ SECTION_NAMES = (
     "starts",
     "contended",
     "totals",
+    "pools",
 )
 SITE_UNRECORDED, SITE_WAITER, SITE_OTHER, SITE_FIRST = range(4)
 LOCK_TYPES = ("lock", "rlock")
@@ -290,6 +293,26 @@ class TotalsRecord(NamedTuple):
     deadlocks: int = 0
 
 
+class PoolRecord(NamedTuple):
+    """tt_pool; the histogram is left as bytes."""
+
+    name: int
+    executors: int
+    limit: int
+    queued: int
+    busy: int
+    submitted: int
+    ended: int
+    dropped: int
+    untimed: int
+    limit_max: int
+    queue_ticks: int
+    queue_max_ticks: int
+    busy_ticks: int
+    full_ticks: int
+    queue_histogram: bytes
+
+
 Record = TypeVar("Record", bound=NamedTuple)
 
 
@@ -401,3 +424,4 @@ EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I"
 START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
 TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}", "Q")
+POOL = Layout("tt_pool", PoolRecord, f"I I {'Q ' * 12}{_HISTOGRAM}")

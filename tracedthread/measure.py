@@ -16,7 +16,8 @@ from tracedthread import names
 from tracedthread._original import originals
 from tracedthread.histogram import BUCKETS, lower_edge_ns
 from tracedthread.names import Metric
-from tracedthread.shown import TOP, Places, Shown
+from tracedthread.rows import OTHER
+from tracedthread.shown import OTHERS, TOP, Places, Shown
 from tracedthread.tallier import Read, Tallier
 from tracedthread.tally import LockTally, ResourceTally, Tally, seconds
 
@@ -114,6 +115,15 @@ class Stream:
         points.append(Measurement(names.STARTS, (), tally.started, start))
         points.append(Measurement(names.THREADS, (), tally.threads, start))
         points.append(Measurement(names.DEADLOCKS, (), tally.deadlocks, start))
+        for name, pool in tally.pools.items():
+            place = (OTHERS if name == OTHER else name,)  # there are few: the capture has room for no more
+            queue = histogram_value(pool.queue_histogram, pool.queue)
+            points += (
+                Measurement(names.POOL_QUEUE_DURATION, place, queue, start),
+                Measurement(names.POOL_QUEUE_SIZE, place, pool.queued, start),
+                Measurement(names.POOL_BUSY, place, pool.busy, start),
+                Measurement(names.POOL_LIMIT, place, pool.limit, start),
+            )
         return points
 
     def _measure_locks(self, tally: Tally) -> list[Measurement]:

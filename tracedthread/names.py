@@ -35,6 +35,7 @@ class Metric(NamedTuple):
 
 
 LOCK_NAME = "tracedthread.lock.name"
+POOL_NAME = "tracedthread.thread_pool.name"
 LOCK_SITE = "tracedthread.lock.site"
 LOCK_TYPE = "tracedthread.lock.type"
 WAIT_KIND = "tracedthread.wait.kind"
@@ -112,6 +113,22 @@ DEADLOCKS = Metric(
 WAITERS = Metric("tracedthread.lock.waiter.count", "updown", "{thread}", "Threads that wait for locks now.", _LOCK)
 THREADS = Metric("tracedthread.thread.count", "updown", "{thread}", "Threads that are alive.", ())
 
+_POOL = (POOL_NAME,)
+POOL_QUEUE_DURATION = Metric(
+    "tracedthread.thread_pool.queue.duration",
+    "histogram",
+    "s",
+    "How long tasks were in a thread pool's queue before a worker began them.",
+    _POOL,
+)
+POOL_QUEUE_SIZE = Metric(
+    "tracedthread.thread_pool.queue.size", "updown", "{task}", "Tasks that no worker has begun yet.", _POOL
+)
+POOL_BUSY = Metric("tracedthread.thread_pool.worker.busy", "updown", "{thread}", "Workers at a task now.", _POOL)
+POOL_LIMIT = Metric(
+    "tracedthread.thread_pool.worker.limit", "updown", "{thread}", "Workers that there can be at most.", _POOL
+)
+
 # For readers that take no histogram from us: the user's MeterProvider has no way in for one. `lock.contentions` and
 # `thread.starts` are the counts of the other two.
 WAIT_TIME = Metric("tracedthread.lock.wait.time", "counter", "s", "Time that threads waited for locks.", _LOCK)
@@ -119,6 +136,13 @@ HOLD_TIME = Metric("tracedthread.lock.hold.time", "counter", "s", "Time that loc
 HOLDS = Metric("tracedthread.lock.holds", "counter", "{hold}", "Holds of locks that are over.", _LOCK)
 START_TIME = Metric(
     "tracedthread.thread.start.time", "counter", "s", "From asking for threads to their first instruction.", ()
+)
+
+POOL_QUEUE_TIME = Metric(
+    "tracedthread.thread_pool.queue.time", "counter", "s", "Time that tasks were in a thread pool's queue.", _POOL
+)
+POOL_TASKS = Metric(
+    "tracedthread.thread_pool.tasks", "counter", "{task}", "Tasks of a thread pool that a worker has begun.", _POOL
 )
 
 WORKERS = Metric(
@@ -146,9 +170,13 @@ METRICS = (
     DROPPED,
     WAITERS,
     THREADS,
+    POOL_QUEUE_DURATION,
+    POOL_QUEUE_SIZE,
+    POOL_BUSY,
+    POOL_LIMIT,
 )
 
-SUMS = (WAIT_TIME, HOLD_TIME, HOLDS, START_TIME)
+SUMS = (WAIT_TIME, HOLD_TIME, HOLDS, START_TIME, POOL_QUEUE_TIME, POOL_TASKS)
 
 #: Upper bounds of the exported histograms, seconds. Each is moved to the nearest edge of the native buckets.
 BOUNDS = (1e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)

@@ -225,6 +225,7 @@ def _patch(
     # What makes handles last, for stock functions do not know ours: other threads may start threads meanwhile.
     _exchange({name: value for name, value in ours.items() if name not in drop_in._HANDLE_MAKERS})
     _exchange({name: value for name, value in ours.items() if name in drop_in._HANDLE_MAKERS})
+    core.types.watch_pools(True)
     _green.watch(_step_aside)
 
 
@@ -262,6 +263,8 @@ def _unpatch() -> bool:
 
     _green.unwatch()
     core = _core.loaded()
+    if core is not None:
+        core.types.watch_pools(False)
     pairs = (*_state.pairs, *(pair for pair in _state.kept if pair not in _state.pairs))
     stock_ids = {id(original) for original, _ in pairs}
     names = [name for name in drop_in._OURS if id(getattr(originals, name, None)) in stock_ids]

@@ -13,6 +13,7 @@ from tracedthread import layout
 from tracedthread.capture import Capture, Frame
 from tracedthread.events import NONE, Events, read_events
 from tracedthread.histogram import Histogram
+from tracedthread.pools import PoolRow, pools_since, read_pools
 from tracedthread.rows import (
     NOWHERE,
     OTHER,
@@ -97,6 +98,7 @@ class Profile:
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
         starts: The audit trail, oldest first; empty unless it was asked for.
         waiting: Waits that are not over, the longest first. Not in the JSON report.
+        pools: Thread pools that tasks were submitted to.
     """
 
     process: Process
@@ -110,6 +112,7 @@ class Profile:
     starts: tuple[StartRow, ...] = ()
     deadlocks: tuple[Deadlock, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    pools: tuple[PoolRow, ...] = ()
 
     @classmethod
     def from_capture(cls, capture: Capture) -> Profile:
@@ -143,6 +146,7 @@ class Profile:
             lost=capture.lost,
             events=read_events(capture),
             waiting=read_waiting(capture),
+            pools=read_pools(capture),
         )
 
     @property
@@ -199,6 +203,7 @@ class Profile:
             "locks": [row.to_dict() for row in self.locks],
             "idle": [row.to_dict() for row in self.idle],
             "resources": [{**row.to_dict(), "waker": row.waker} for row in self.resources],
+            "pools": [row.to_dict() for row in self.pools],
             "threads": [row.to_dict() for row in self.threads],
             "starts": [row.to_dict() for row in self.starts],
             "uncovered": [row.to_dict() for row in self.uncovered],
@@ -237,6 +242,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
         events=after.events.since(before.events, elapsed),
         waiting=after.waiting,
+        pools=pools_since(after.pools, before.pools),
     )
 
 

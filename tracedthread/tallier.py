@@ -19,7 +19,7 @@ from tracedthread.capture import MAX_BYTES, CaptureError
 from tracedthread.histogram import BUCKETS, index_of
 from tracedthread.layout import Section
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, ResourceTally, Tally
+from tracedthread.tally import LockTally, PoolTally, ResourceTally, Tally
 
 #: Gives exactly (offset, length) bytes of a capture, or raises CaptureError or OSError.
 Read = Callable[[int, int], "bytes | memoryview"]
@@ -107,6 +107,7 @@ class Tallier:
             deadlocks=totals.deadlocks,
             dropped=layout.dropped_records(self._sections.values()),
             start_ns=header.first_wall_ns,
+            pools=self._read_pools(header.ns_per_tick),
         )
 
     def _read_table(self, header: layout.Header) -> dict[int, Section]:
@@ -218,6 +219,18 @@ class Tallier:
                 key = name, layout.KINDS[kind]
                 resources[key] = resources[key].plus(waits) if key in resources else waits
         return resources
+
+    def _read_pools(self, ns_per_tick: int) -> dict[str, PoolTally]:
+        data, count, stride = self._records(layout.POOLS, layout.POOL.first_size)
+        pools: dict[str, PoolTally] = {}
+        for index in range(count):
+            # One call into C, as for locks.
+            record = layout.POOL.read(bytes(data[index * stride : (index + 1) * stride]))
+            if record.submitted:
+                queue, histogram = record.queue_ticks * ns_per_tick, _words(record.queue_histogram)
+                name = self._string(record.name) if index else OTHER
+                pools[name] = PoolTally(queue, histogram, record.queued, record.busy, record.limit)
+        return pools
 
     def _read_totals(self) -> layout.TotalsRecord:
         data, count, stride = self._records(layout.TOTALS, layout.TOTALS_RECORD.first_size)

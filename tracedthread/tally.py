@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Hashable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 _UNITS = 2**32 * 10**9  # a second
@@ -60,6 +61,20 @@ class ResourceTally(NamedTuple):
         return ResourceTally(self.waits - before.waits, self.wait - before.wait)
 
 
+class PoolTally(NamedTuple):
+    """What was counted of a thread pool's tasks, as in LockTally."""
+
+    queue: int = 0
+    queue_histogram: int = 0
+    queued: int = 0  # now, and so are the others
+    busy: int = 0
+    limit: int = 0
+
+    def plus(self, other: PoolTally) -> PoolTally:
+        """Both together."""
+        return PoolTally._make(map(operator.add, self, other))
+
+
 class Tally(NamedTuple):
     """
     What was counted in one process, or in several.
@@ -73,6 +88,7 @@ class Tally(NamedTuple):
         deadlocks: That were noticed.
         dropped: Records by section: what found no room, or was overwritten.
         start_ns: When counting began, since 1970-01-01 UTC; the earliest of several.
+        pools: By name.
     """
 
     locks: Mapping[tuple[str, str], LockTally]
@@ -85,6 +101,7 @@ class Tally(NamedTuple):
     deadlocks: int
     dropped: Mapping[str, int]
     start_ns: int
+    pools: Mapping[str, PoolTally] = MappingProxyType({})
 
     def plus(self, other: Tally) -> Tally:
         """Both together."""
@@ -94,6 +111,9 @@ class Tally(NamedTuple):
         resources = dict(self.resources)
         for key, waits in other.resources.items():
             resources[key] = resources[key].plus(waits) if key in resources else waits
+        pools = dict(self.pools)
+        for name, pool in other.pools.items():
+            pools[name] = pools[name].plus(pool) if name in pools else pool
         return Tally(
             locks,
             _sum(self.blame, other.blame),
@@ -105,12 +125,14 @@ class Tally(NamedTuple):
             self.deadlocks + other.deadlocks,
             _sum(self.dropped, other.dropped),
             min(self.start_ns, other.start_ns) or max(self.start_ns, other.start_ns),
+            pools,
         )
 
     def ended(self) -> Tally:
         """What remains of it when its process is gone: nobody waits or lives there."""
         locks = {key: lock._replace(waiters=0) for key, lock in self.locks.items()}
-        return self._replace(locks=locks, threads=0)
+        pools = {name: pool._replace(queued=0, busy=0, limit=0) for name, pool in self.pools.items()}
+        return self._replace(locks=locks, threads=0, pools=pools)
 
 
 EMPTY = Tally({}, {}, {}, 0, 0, 0, 0, 0, {}, 0)

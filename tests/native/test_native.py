@@ -112,6 +112,10 @@ def test_handle(build: Callable[[str], Path], sanitizer: str) -> None:
     assert run(program, ROUNDS[sanitizer]).endswith("ok\n")
 
 
+def test_pool(build: Callable[[str], Path]) -> None:
+    assert run(build("test_pool")).endswith("ok\n")
+
+
 def test_thread(build: Callable[[str], Path], sanitizer: str) -> None:
     program = build("test_thread")
     assert run(program, THREADS[sanitizer]).endswith("ok\n")

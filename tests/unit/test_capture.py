@@ -36,6 +36,7 @@ LAYOUTS: list[layout.Layout[Any]] = [
     layout.START,
     layout.CONTENDED_LOCK,
     layout.TOTALS_RECORD,
+    layout.POOL,
 ]
 RECORDS = [
     layout.Header,

@@ -17,6 +17,7 @@ from tracedthread.export.open_waits import (
     wait_sentences,
 )
 from tracedthread.export.phrases import lock_phrase, place_phrase, sentence
+from tracedthread.export.pools import pool_sentences
 from tracedthread.export.units import count, duration, percent
 from tracedthread.profile import Profile
 from tracedthread.rows import BlameRow, LockRow, WaitRow
@@ -44,7 +45,13 @@ def findings(profile: Profile) -> list[str]:
         sentences.insert(0, _nobody_waited(profile))
     permits = permit_sentences(profile)
     sentences = [*permits, *sentences] if permits_take_longer(profile) else [*sentences, *permits]
-    return [*deadlock_sentences(profile), *_resources(profile), *sentences, *idle_sentences(profile)]
+    return [
+        *deadlock_sentences(profile),
+        *_resources(profile),
+        *pool_sentences(profile),
+        *sentences,
+        *idle_sentences(profile),
+    ]
 
 
 def _blames(profile: Profile) -> list[str]:

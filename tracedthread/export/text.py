@@ -16,6 +16,7 @@ from tracedthread.capture import Frame
 from tracedthread.export import thread_cells
 from tracedthread.export.clean import clean
 from tracedthread.export.findings import WORTH_A_SENTENCE, findings, is_held_long, summed_by_place
+from tracedthread.export.pools import LEGEND, MAX_POOLS, TITLE, pool_table
 from tracedthread.export.terminal import heat, new_table, print_to, shortened
 from tracedthread.export.units import count, duration, percent, short
 from tracedthread.profile import Profile
@@ -68,6 +69,7 @@ class _Report:
         self._waits()
         self._idle("Idle: waiting for work, not a problem in itself", self.profile.idle)
         self._idle("Waiting for a permit or for room", self.profile.resources)
+        self._pools()
         self._threads()
         self._warnings()
 
@@ -205,6 +207,17 @@ class _Report:
             self.console.print(
                 Text(f"and {count(len(places) - MAX_IDLE, 'more place')}, {duration(rest)}", style="dim")
             )
+
+    def _pools(self) -> None:
+        pools = self.profile.pools
+        if not pools:
+            return
+        self._section(TITLE)
+        self.console.print(pool_table(pools))
+        self.console.print(Text(LEGEND, style="dim"))
+        if len(pools) > MAX_POOLS:
+            rest = sum(pool.queue_s for pool in pools[MAX_POOLS:])
+            self.console.print(Text(f"and {count(len(pools) - MAX_POOLS, 'more pool')}, {duration(rest)}", style="dim"))
 
     def _threads(self) -> None:
         threads = self.profile.threads

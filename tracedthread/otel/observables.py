@@ -26,8 +26,8 @@ Measure = Callable[[], "list[Measurement]"]
 
 #: What of a histogram other readers get: its sum, and its count where no counter says that already.
 _SUMS = {names.WAIT_DURATION: names.WAIT_TIME, names.HOLD_DURATION: names.HOLD_TIME}
-_SUMS[names.START_DURATION] = names.START_TIME
-_COUNTS = {names.HOLD_DURATION: names.HOLDS}
+_SUMS |= {names.START_DURATION: names.START_TIME, names.POOL_QUEUE_DURATION: names.POOL_QUEUE_TIME}
+_COUNTS = {names.HOLD_DURATION: names.HOLDS, names.POOL_QUEUE_DURATION: names.POOL_TASKS}
 _OBSERVED = (*(metric for metric in names.METRICS if metric.kind != "histogram"), *names.SUMS)
 
 
