@@ -95,6 +95,7 @@ def ranking(title: str, when_red: str, expression: str, *, columns: dict[str, st
     panel = table.Panel().title(title).description(when_red).unit("s").span(span).height(8).datasource(PROMETHEUS)
     panel = panel.with_target(asked.format(PromQueryFormat.TABLE)).thresholds(_thresholds(None))
     panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=arrange))
+    panel = panel.inspect(False)  # the schema wants its fields, or none of them
     lock = next(iter(columns.values()))
     link = {"title": "Look at this lock", "url": "/d/tracedthread-lock?var-lock=${__value.raw}&${__url_time_range}"}
     return panel.override_by_name(lock, [DynamicConfigValue(id_val="links", value=[link])])
@@ -136,13 +137,13 @@ def board(name: str, title: str, about: str, *parts: Any) -> dashboard.Dashboard
     made = made.with_variable(variable("job", "Job", f"label_values({seen}, job)"))
     instances = f'label_values({seen}{{job=~"$job"}}, instance)'
     made = made.with_variable(variable("instance", "Instance", instances))
-    for part in parts:
-        if isinstance(part, dashboard.Row):
-            made = made.with_row(part)
-        elif isinstance(part, dashboard.QueryVariable):
+    for index, part in enumerate(parts, 1):
+        if isinstance(part, dashboard.QueryVariable):
             made = made.with_variable(part)
+        elif isinstance(part, dashboard.Row):
+            made = made.with_row(part.id(index))
         else:
-            made = made.with_panel(part)
+            made = made.with_panel(part.id(index))
     return made
 
 
