@@ -32,8 +32,8 @@ DEBIAN = ROOT / "build" / "debian"
 LOGS = ROOT / "build" / "matrix"
 BOTH_MODES_ON = (3, 14)  # and on the oldest
 # `make test` has run these, and they depend on no version: the core without Python, the pure-Python reader fed with damaged
-# captures, our forms in browsers and viewers, the wheel's contents, and telemetry from process to process, for which the
-# environments of the others lack what the group `services` brings.
+# captures, our forms in browsers and viewers, the wheel's contents, dashboards, and telemetry from process to process, for
+# which the environments of the others lack what the group `services` brings.
 SAME_FOR_ALL = (
     "tests/native",
     "tests/unit/test_capture_fuzz.py",
@@ -41,6 +41,8 @@ SAME_FOR_ALL = (
     "tests/e2e/test_html.py",
     "tests/e2e/test_viewers.py",
     "tests/e2e/test_bill_spans.py",
+    "tests/e2e/test_dashboards.py",
+    "tests/e2e/test_dashboards_live.py",
     "tests/e2e/test_instrument.py",
     "tests/e2e/test_processes.py",
     "tests/e2e/test_otel_backends.py",
