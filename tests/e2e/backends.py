@@ -193,23 +193,27 @@ class Collector(Backend):
     """
     An OpenTelemetry Collector.
 
+    Args:
+        quiet: It only passes metrics on to the store: neither words in its log nor anything in the sink.
+
     Attributes:
         endpoint, grpc_endpoint: For OTLP/HTTP and OTLP/gRPC.
         sink: Has all that it gave on.
     """
 
-    def __init__(self, folder: Path, store: VictoriaMetrics | None = None) -> None:
+    def __init__(self, folder: Path, store: VictoriaMetrics | None = None, *, quiet: bool = False) -> None:
         self.sink = Sink()
         http, grpc = free_ports(2)
         self.endpoint, self.grpc_endpoint = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{grpc}"
         at_once = {"sending_queue": {"enabled": False}, "compression": "none"}
         exporters: dict[str, Any] = {
-            "debug": {"verbosity": "detailed"},
-            "otlp_http/sink": {"endpoint": self.sink.endpoint, **at_once},
+            "debug": {"verbosity": "basic" if quiet else "detailed"},
         }
+        if not quiet:
+            exporters["otlp_http/sink"] = {"endpoint": self.sink.endpoint, **at_once}
+        kept = list(exporters)
         if store is not None:
             exporters["otlp_http/store"] = {"endpoint": store.endpoint, **at_once}
-        kept = ["debug", "otlp_http/sink"]
         pipelines = {
             "traces": {"receivers": ["otlp"], "exporters": kept},
             "logs": {"receivers": ["otlp"], "exporters": kept},

@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 LOCK = "PriceCache._lock"
+WAITED, TAKEN = "wait_duration_seconds_sum", "acquisitions_total"
 FASTER = 50
 WINDOW = "6s"  # what `[5m]` becomes
 EXPECTED = {
@@ -93,6 +94,13 @@ def alarmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 
 @pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory, store: VictoriaMetrics) -> Iterator[Collector]:
+    collector = Collector(tmp_path_factory.mktemp("collector"), store, quiet=True)
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="module")
 def run(
     alarmed: Prometheus, collector: Collector, store: VictoriaMetrics, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
@@ -117,11 +125,11 @@ def run(
     stores: dict[str, Store] = {"prometheus": alarmed, "victoria-metrics": store}
     with started(command, folder, "shop", env):
         wait_for("shop", lambda: answers(f"{shop}/health"))
-        waited = f'tracedthread_lock_wait_duration_seconds_sum{{tracedthread_lock_name="{LOCK}"}}'
+        waited, taken = (f'tracedthread_lock_{what}{{tracedthread_lock_name="{LOCK}"}}' for what in (WAITED, TAKEN))
         began = time.time()
         subprocess.run([*customers, "--seconds", "1", "--requests", "50"], cwd=folder, env=env, timeout=60, check=True)
         for base in (alarmed, store):  # so that what is counted from now on is growth
-            wait_for(f"{LOCK} in {type(base).__name__}", lambda base=base: base.ask(waited))
+            wait_for(f"{LOCK} in {type(base).__name__}", lambda base=base: base.ask(taken))
         with started([*customers, "--seconds", "0", "--requests", "6000"], folder, "load", env):
             time.sleep(15)  # longer than a range and a `for` together
             phases["healthy"] = _look(alarmed)
