@@ -85,8 +85,21 @@ def test_the_sdist_has_all_that_is_needed_to_build_and_test(sdist: Path) -> None
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "native").glob("*.[ch]")}
-    others = {"LICENSE", "Makefile", "native/build.py", "tests/conftest.py", "tests/cpython/run.py", "examples/shop.py"}
-    others |= {"tracedthread/py.typed", "tracedthread/_types.pyi", "tracedthread/_site/sitecustomize.py"}
+    others = {
+        "LICENSE",
+        "Makefile",
+        "native/build.py",
+        "tests/conftest.py",
+        "tests/cpython/run.py",
+        "examples/shop/app.py",
+    }
+    others |= {
+        "examples/shop/Dockerfile",
+        "examples/shop/requirements.txt",
+        "tracedthread/py.typed",
+        "tracedthread/_types.pyi",
+        "tracedthread/_site/sitecustomize.py",
+    }
     assert sources | others <= names
     assert any(name.startswith("benchmarks/") for name in names)
     assert any(name.startswith("tests/cpython/baselines/") for name in names)
@@ -106,7 +119,11 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
         f"tracedthread/{path.relative_to(ROOT / 'tracedthread')}" for path in (ROOT / "tracedthread").rglob("*.py*")
     }
     python = {name for name in python if not name.endswith(".pyc")}
-    examples = {f"tracedthread/examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+    examples = {
+        f"tracedthread/{path.relative_to(ROOT).as_posix()}"
+        for path in (ROOT / "examples").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
     native = {f"tracedthread/_native{sysconfig.get_config_var('EXT_SUFFIX')}"}
     html = ROOT / "tracedthread" / "export" / "html"
     page = {
@@ -144,7 +161,7 @@ def test_extras_resolve_in_seconds_and_opentelemetry_finds_the_wheel(wheel: Path
     bin_ = tmp_path / "venv" / "bin"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", bin_ / "python", "install", "-q"]
     # Where pip has to go back through all releases this does not end in the time that `run` gives it.
-    run(*pip, f"tracedthread[otlp,instrumentation,prometheus] @ {wheel.as_uri()}", cwd=tmp_path)
+    run(*pip, f"tracedthread[otlp,instrumentation,prometheus,demo] @ {wheel.as_uri()}", cwd=tmp_path)
     run(*pip[:-2], "check", cwd=tmp_path)
     (tmp_path / "app.py").write_text("import tracedthread; print(tracedthread.is_patched())", encoding="utf-8")
     command = [bin_ / "opentelemetry-instrument", "--traces_exporter", "none", bin_ / "python", "app.py"]
@@ -153,5 +170,7 @@ def test_extras_resolve_in_seconds_and_opentelemetry_finds_the_wheel(wheel: Path
 
 @pytest.mark.timeout(300)
 def test_an_installed_wheel_has_its_demo(installed: Path, tmp_path: Path) -> None:
-    output = run(installed / "tracedthread", "demo", "--seconds", "2", "--requests", "300", cwd=tmp_path)
-    assert "PriceCache._lock" in output
+    flags = ["--fault", "report", "--seconds", "1.5", "--requests", "400", "-o", "report.html"]
+    output = run(installed / "tracedthread", "demo", *flags, cwd=tmp_path)
+    assert "To blame: PriceCache.slow_report, which holds PriceCache._lock." in output
+    assert "PriceCache.slow_report" in (tmp_path / "report.html").read_text(encoding="ascii")

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,7 +26,7 @@ HEALTHY = "healthy"
 FAULTS = ("report", "hog", "pool")
 _NEEDS = {"flask": "flask", "gunicorn": "gunicorn", "sqlalchemy": "sqlalchemy"}
 
-WARM_UP_S, WARM_UP_REQUESTS = 0.3, 120  # servers start their threads with the first requests, under a lock
+AT_ONCE = 16  # requests, as many as the server has threads
 TIMEOUT_S = 30.0
 
 
@@ -78,7 +79,7 @@ def play(fault: str, recording: Path, *, seed: int, seconds: float, requests: in
         listener.close()
         try:
             _ask(port, "GET", "/health")
-            customers.load(f"http://127.0.0.1:{port}", seed=0, seconds=WARM_UP_S, requests=WARM_UP_REQUESTS)
+            _warm_up(port)
             if fault != HEALTHY:
                 _ask(port, "PUT", f"/faults/{fault}?on=1")
             outcome = customers.load(f"http://127.0.0.1:{port}", seed=seed, seconds=seconds, requests=requests)
@@ -139,6 +140,14 @@ def _ask(port: int, method: str, path: str) -> None:
             raise CannotPlay(f"the shop does not answer: {exc or type(exc).__name__}") from None
     if response.status != 200:
         raise CannotPlay(f"the shop answers {method} {path} with {response.status}")
+
+
+def _warm_up(port: int) -> None:
+    """Have all threads of the thread pools started: they start under a lock, when there is more to do than threads."""
+    with ThreadPoolExecutor(AT_ONCE) as customers:
+        for path in ("/search?q=drum", "/quote?sku=sku-000"):
+            for answer in [customers.submit(_ask, port, "GET", path) for _ in range(AT_ONCE)]:
+                answer.result()
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

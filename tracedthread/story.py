@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Of the time recorded: with less waiting than this, all threads together, nobody is to blame for slow requests.
 MUCH_WAITING = 0.1
-#: A wait that the user of a service can tell from none.
+#: A wait that the user of a service can tell from none. Waits are that long on average where somebody is to blame.
 NOTICEABLE_S = 0.010
 # Of the waiting for locks. It is a lower bound: who lacks the GIL inside a hold is charged as a holder.
 MUCH_GIL = 1 / 3
@@ -60,7 +60,7 @@ def judge(profile: Profile) -> Verdict:
     worst = max(profile.locks, key=lambda lock: lock.wait_s, default=None)
     if pool_s >= enough_s and pool_s > lock_s:
         return _pool(pool, lock_s)
-    if worst is None or lock_s < enough_s or worst.wait_max_s < NOTICEABLE_S:
+    if worst is None or lock_s < enough_s or worst.wait_s < NOTICEABLE_S * worst.stats.contended:
         most = f", {duration(worst.wait_s)} of it for {worst.name}" if worst is not None and worst.wait_s else ""
         waited = f"Of {duration(profile.process.duration_s)}, threads waited {duration(lock_s)} for locks{most}."
         return Verdict("nobody", "", "", (waited,))
@@ -73,8 +73,10 @@ def _holder(lock: LockRow) -> Verdict:
     culprits = [row for row in blamed_by_place(lock.blame) if row.stack]
     victims = summed_by_place(lock.waits)[:1]
     lines = [
-        f"{count(lock.stats.contended, 'wait')} for {lock.name} took {duration(lock.wait_s)}, the longest "
-        f"{duration(lock.wait_max_s)}; {percent(lock.own_gil_s + lock.gil_s, lock.wait_s)} of that was the GIL."
+        (
+            f"{count(lock.stats.contended, 'wait')} for {lock.name} took {duration(lock.wait_s)}, the longest "
+            f"{duration(lock.wait_max_s)}; {percent(lock.own_gil_s + lock.gil_s, lock.wait_s)} of that was the GIL."
+        )
     ]
     lines += [f"Most of it in {_place(row.frame)}, {count(row.count, 'wait')}." for row in victims]
     if not culprits:
@@ -82,10 +84,14 @@ def _holder(lock: LockRow) -> Verdict:
     culprit = culprits[0]
     half, longest = lock.hold_quantile_s(0.5), lock.hold_max_s
     lines += [
-        f"{percent(culprit.blame_s, lock.wait_s)} is charged to {_place(culprit.frame)}, which held it "
-        f"{count(culprit.holds, 'time')} while others waited.",
-        f"Half of all holds were over within {duration(half)}, the longest took {duration(longest)}: look there for "
-        "what could be done after letting go, such as a call to another service, a file or a long loop.",
+        (
+            f"{percent(culprit.blame_s, lock.wait_s)} is charged to {_place(culprit.frame)}, which held it "
+            f"{count(culprit.holds, 'time')} while others waited."
+        ),
+        (
+            f"Half of all holds were over within {duration(half)}, the longest took {duration(longest)}: look there "
+            "for what could be done after letting go, such as a call to another service, a file or a long loop."
+        ),
     ]
     return Verdict("holder", culprit.frame.function, lock.name, tuple(lines))
 
@@ -93,9 +99,11 @@ def _holder(lock: LockRow) -> Verdict:
 def _gil(profile: Profile, worst: LockRow, lock_s: float) -> Verdict:
     gil_s = sum(lock.own_gil_s + lock.gil_s for lock in profile.locks)
     lines = [
-        f"{percent(gil_s, lock_s)} of {duration(lock_s)} of waiting for locks was for the GIL alone: the lock was the "
-        "waiter's already, or its owner could not go on with it yet. In a hold that has begun this is not seen, so "
-        "that is the least it can be, and who holds a lock is not what to look at.",
+        (
+            f"{percent(gil_s, lock_s)} of {duration(lock_s)} of waiting for locks was for the GIL alone: the lock was "
+            "the waiter's already, or its owner could not go on with it yet. In a hold that has begun this is not "
+            "seen, so that is the least it can be, and who holds a lock is not what to look at."
+        ),
         f"{worst.name}: {duration(worst.wait_s)}, {percent(worst.own_gil_s + worst.gil_s, worst.wait_s)} the GIL.",
     ]
     busy = _busy(profile)
@@ -128,9 +136,11 @@ def _pool(waits: Sequence[WaitRow], lock_s: float) -> Verdict:
     worst = sorted(by_place.items(), key=lambda item: -sum(row.wait_s for row in item[1]))
     whose = _library(waits[0])
     lines = [
-        f"{count(sum(row.count for row in waits), 'wait')} for a connection of {whose} took "
-        f"{duration(sum(row.wait_s for row in waits))}, the longest {duration(max(row.max_s for row in waits))}; "
-        f"all waiting for locks took {duration(lock_s)}."
+        (
+            f"{count(sum(row.count for row in waits), 'wait')} for a connection of {whose} took "
+            f"{duration(sum(row.wait_s for row in waits))}, the longest {duration(max(row.max_s for row in waits))}; "
+            f"all waiting for locks took {duration(lock_s)}."
+        )
     ]
     lines += [
         f"{_place(frame)}: {count(sum(row.count for row in rows), 'wait')}, {duration(sum(r.wait_s for r in rows))}."
@@ -150,9 +160,7 @@ def _pool_waits(profile: Profile) -> list[WaitRow]:
 
 
 def _is_pool(row: WaitRow) -> bool:
-    return row.kind == _POOL or (
-        row.kind == _CONDITION and bool(row.stack) and row.stack[0].path.endswith(_POOL_QUEUE)
-    )
+    return row.kind == _POOL or (row.kind == _CONDITION and bool(row.stack) and row.stack[0].path.endswith(_POOL_QUEUE))
 
 
 def _library(row: WaitRow) -> str:

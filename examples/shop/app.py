@@ -50,17 +50,30 @@ class Shop:
 class ShopApp(Flask):
     """The WSGI application."""
 
-    shop: Shop | None = None
+    _shop: Shop | None = None
+
+    @property
+    def shop(self) -> Shop:
+        """
+        The departments.
+
+        Raises:
+            RuntimeError: Nobody has called `open` in this process.
+        """
+        if self._shop is None:
+            raise RuntimeError("the shop is not open: see gunicorn.conf.py")
+        return self._shop
 
     def open(self) -> None:
         """To be called in the worker: threads do not survive a fork."""
-        self.shop = Shop(os.environ.get("SHOP_DATABASE_URL", "sqlite:///shop.db"))
+        self._shop = Shop(os.environ.get("SHOP_DATABASE_URL", "sqlite:///shop.db"))
         for name in filter(None, os.environ.get("SHOP_FAULTS", "").split(",")):
-            self.shop.faults.switch(name.strip(), True)
+            self._shop.faults.switch(name.strip(), True)
 
     def close(self) -> None:
         """To be called when no request runs any more."""
-        self.shop.close()
+        if self._shop is not None:
+            self._shop.close()
 
 
 app = ShopApp(__name__)

@@ -9,6 +9,7 @@ from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, create_
 from sqlalchemy.pool import QueuePool
 
 ENOUGH = 20  # connections: more than there are threads that may want one
+TOO_FEW = 1
 RANKING_S = 0.020  # how long the ranking service takes to answer
 
 metadata = MetaData()
@@ -24,19 +25,18 @@ articles = Table(
 class Catalogue:
     """Search, and what is on the shelves."""
 
-    def __init__(self, url: str, titles: dict[str, str], connections: int = ENOUGH) -> None:
-        self._url = url
-        self._engine = connect(url, connections)
+    def __init__(self, url: str, titles: dict[str, str]) -> None:
+        self._usual, self._scarce = connect(url, ENOUGH), connect(url, TOO_FEW)
+        self._engine = self._usual
         metadata.create_all(self._engine)
         with self._engine.begin() as connection:
             if connection.execute(select(articles.c.sku).limit(1)).first() is None:
                 rows = [{"sku": sku, "title": title, "left": 1_000_000} for sku, title in titles.items()]
                 connection.execute(insert(articles), rows)
 
-    def resize(self, connections: int) -> None:
-        """Use a pool of another size from now on. Who has a connection of the former one keeps it until done."""
-        former, self._engine = self._engine, connect(self._url, connections)
-        former.dispose()
+    def be_short_of_connections(self, on: bool) -> None:
+        """Take connections from the small pool from now on, or from the usual one; those in use go back to theirs."""
+        self._engine = self._scarce if on else self._usual
 
     def search(self, word: str) -> list[str]:
         """Articles with `word` in their title, the best first."""
@@ -53,7 +53,8 @@ class Catalogue:
 
     def close(self) -> None:
         """Hang up."""
-        self._engine.dispose()
+        self._usual.dispose()
+        self._scarce.dispose()
 
 
 def rank(skus: list[str]) -> list[str]:

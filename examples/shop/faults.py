@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from .catalogue import ENOUGH, Catalogue
+from .catalogue import Catalogue
 from .prices import PriceCache
 from .recommendations import HELPERS, Recommender
 
@@ -47,7 +47,7 @@ class Faults:
         self._switches: Mapping[str, Callable[[bool], None]] = {
             "report": Background(prices.report_until, "reporter").switch,
             "hog": Background(recommender.recompute_until, "recommender", HELPERS).switch,
-            "pool": lambda on: catalogue.resize(1 if on else ENOUGH),
+            "pool": catalogue.be_short_of_connections,
         }
         self._lock = threading.Lock()
         self._on = dict.fromkeys(NAMES, False)

@@ -11,6 +11,7 @@ worker_class = "gthread"
 threads = 16
 graceful_timeout = 10
 loglevel = "warning"
+control_socket_disable = True  # the master has no use for a thread and a socket of its own
 
 
 def post_worker_init(worker: Any) -> None:

@@ -19,7 +19,7 @@ class Order(NamedTuple):
 
     number: int
     sku: str
-    count: int
+    pieces: int
 
 
 class Orders:
@@ -33,16 +33,16 @@ class Orders:
         for packer in self._packers:
             packer.start()
 
-    def place(self, sku: str, count: int) -> int:
+    def place(self, sku: str, pieces: int) -> int:
         """The number of a new order."""
-        order = Order(next(self._numbers), sku, count)
+        order = Order(next(self._numbers), sku, pieces)
         self.orders.put(order)
         return order.number
 
     def pack(self) -> None:
         """A packer's day."""
         while (order := self.orders.get()) is not None:
-            if self._catalogue.take(order.sku, order.count):
+            if self._catalogue.take(order.sku, order.pieces):
                 self._prices.adjust(order.sku, +1)
             time.sleep(0.002)  # paper, tape, label
 

@@ -13,7 +13,7 @@ WAREHOUSE_S = 0.120  # how long the data warehouse takes to accept a report
 
 
 class PriceCache:
-    """Prices by article, from a file. Nearly every request reads it, the packers change it, the report copies it out."""
+    """Prices by article, from a file. Most requests read it, the packers change it, the report copies it out."""
 
     def __init__(self, price_list: Path) -> None:
         self._lock = threading.Lock()
