@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["BEFORE", "IMPORT", "SIMPLE_QUEUE", "find"]
 
 BEFORE = "locks created before patching"
-SIMPLE_QUEUE = "queue.SimpleQueue waits (implemented in C)"
+SIMPLE_QUEUE = "queue.SimpleQueue waits (implemented in C), other than tasks of thread pools"
 IMPORT = "import locks"
 
 #: At most so many names; `count` is always whole.

@@ -78,7 +78,7 @@ class PoolRow:
         return round(ns * 1e-9, 9)
 
     def since(self, before: PoolRow) -> PoolRow:
-        """What was counted after `before`; what is in progress is so at the end. A maximum is at most 12.5 % too high."""
+        """What was counted after `before`; what is in progress is so at its end. Maxima are at most 12.5 % too high."""
         sums: dict[str, Any] = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         queue = self.queue - before.queue
         bound = min(queue.bound_ns() * 1e-9 / self.tick_s, sums["queue_ticks"])
