@@ -8,7 +8,7 @@ $(error no Python at "$(PYTHON)")
 endif
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python
-GROUPS ?= test demo services viewers
+GROUPS ?= test demo services viewers dashboards
 NATIVE := $(wildcard native/*.c native/*.h native/build.py)
 
 .DEFAULT_GOAL := help

@@ -216,6 +216,7 @@ typedef struct tt_totals {
     uint64_t begun;         // those, and the others that were met
     uint64_t ended;         // of those
     uint64_t start_histogram[304];   // TT_HISTOGRAM_BUCKETS
+    uint64_t deadlocks;     // noticed by the threads that are in them, each once
 } tt_totals;
 
 // Thread pools of one name, and what became of their tasks. Exact: submitted = queued + dropped + busy + ended.

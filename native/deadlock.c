@@ -243,6 +243,7 @@ bool tt_deadlock_look(tt_deadlock_watch *watch, char line[TT_DEADLOCK_LINE])
     watch->pause_ns *= watch->pause_ns < INT64_MAX / 4 ? 2 : 1;
     if (!confirmed) return false;
     reported[reported_count++ % MAX_REPORTED] = number;
+    tt_the_segment.totals->deadlocks++;
     write_note(edges, count);
     write_line(edges, count, line);
     return true;

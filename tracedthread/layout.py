@@ -290,6 +290,7 @@ class TotalsRecord(NamedTuple):
     begun: int
     ended: int
     start_histogram: bytes
+    deadlocks: int = 0
 
 
 class PoolRecord(NamedTuple):
@@ -422,5 +423,5 @@ THREAD = Layout("tt_thread_record", ThreadRecord, "Q Q Q Q Q Q Q Q Q I I I I", "
 EVENT = Layout("tt_event", EventRecord, "Q Q Q Q I I I H H Q I I", "I I I I I I")
 START = Layout("tt_start", StartRecord, "Q Q Q Q I I I I I I I I 64s 64s", "I I")
 CONTENDED_LOCK = Layout("tt_contended", ContendedRecord, "Q Q I I I I I I I I")
-TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}")
+TOTALS_RECORD = Layout("tt_totals", TotalsRecord, f"Q Q Q Q {_HISTOGRAM}", "Q")
 POOL = Layout("tt_pool", PoolRecord, f"I I {'Q ' * 12}{_HISTOGRAM}")

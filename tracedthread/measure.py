@@ -19,7 +19,7 @@ from tracedthread.names import Metric
 from tracedthread.rows import OTHER
 from tracedthread.shown import OTHERS, TOP, Places, Shown
 from tracedthread.tallier import Read, Tallier
-from tracedthread.tally import LockTally, Tally, seconds
+from tracedthread.tally import LockTally, ResourceTally, Tally, seconds
 
 _EDGES = tuple(min(range(BUCKETS), key=lambda index: abs(lower_edge_ns(index) - bound * 1e9)) for bound in names.BOUNDS)
 #: Upper bounds of the exported buckets, seconds: edges of native ones, so that no count is split.
@@ -86,6 +86,7 @@ class Stream:
         self._shown = shown
         self._locks: Places[tuple[str, str], LockTally] = Places(LockTally.plus, LockTally.minus)
         self._blame: Places[tuple[str, str], int] = Places(operator.add, operator.sub)
+        self._resources: Places[tuple[str, str], ResourceTally] = Places(ResourceTally.plus, ResourceTally.minus)
 
     def measure(self, tally: Tally, dropped: Mapping[str, int] | None = None) -> list[Measurement]:
         """
@@ -101,12 +102,19 @@ class Stream:
             self._blame.tell(key, self._shown.blame(key), charged)
         for key, charged, since in self._blame.told(start):
             points.append(Measurement(names.BLAME_TIME, key, seconds(charged), since))
+        self._resources.begin()
+        for key, resource in tally.resources.items():
+            self._resources.tell(key, self._shown.lock(key), resource)
+        for key, resource, since in self._resources.told(start):
+            points.append(Measurement(names.RESOURCE_WAITS, key, resource.waits, since))
+            points.append(Measurement(names.RESOURCE_WAIT_TIME, key, seconds(resource.wait), since))
         for section, count in {**tally.dropped, **(dropped or {})}.items():
             points.append(Measurement(names.DROPPED, (section,), count, start))
         starts = histogram_value(tally.start_histogram, tally.start_time)
         points.append(Measurement(names.START_DURATION, (), starts, start))
         points.append(Measurement(names.STARTS, (), tally.started, start))
         points.append(Measurement(names.THREADS, (), tally.threads, start))
+        points.append(Measurement(names.DEADLOCKS, (), tally.deadlocks, start))
         for name, pool in tally.pools.items():
             place = (OTHERS if name == OTHER else name,)  # there are few: the capture has room for no more
             queue = histogram_value(pool.queue_histogram, pool.queue)

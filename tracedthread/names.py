@@ -88,6 +88,17 @@ HANDOFF_TIME = Metric(
 GIL_WAIT_TIME = Metric(
     "tracedthread.gil.wait.time", "counter", "s", "Waiting for locks that was really for the GIL.", (LOCK_NAME,)
 )
+_RESOURCE = (LOCK_NAME, WAIT_KIND)  # semaphore, queue.put, pool
+RESOURCE_WAITS = Metric(
+    "tracedthread.resource.waits", "counter", "{wait}", "Waits for a permit, for room or for a connection.", _RESOURCE
+)
+RESOURCE_WAIT_TIME = Metric(
+    "tracedthread.resource.wait.time",
+    "counter",
+    "s",
+    "Time that threads waited for a permit, for room or for a connection.",
+    _RESOURCE,
+)
 STARTS = Metric("tracedthread.thread.starts", "counter", "{thread}", "Threads started.", ())
 DROPPED = Metric(
     "tracedthread.capture.dropped_records",
@@ -95,6 +106,9 @@ DROPPED = Metric(
     "{record}",
     "What the recording had no room for, or telemetry no budget.",
     ("tracedthread.capture.section",),
+)
+DEADLOCKS = Metric(
+    "tracedthread.deadlocks", "counter", "{deadlock}", "Cycles of threads that wait for each other for ever.", ()
 )
 WAITERS = Metric("tracedthread.lock.waiter.count", "updown", "{thread}", "Threads that wait for locks now.", _LOCK)
 THREADS = Metric("tracedthread.thread.count", "updown", "{thread}", "Threads that are alive.", ())
@@ -149,7 +163,10 @@ METRICS = (
     BLAME_TIME,
     HANDOFF_TIME,
     GIL_WAIT_TIME,
+    RESOURCE_WAITS,
+    RESOURCE_WAIT_TIME,
     STARTS,
+    DEADLOCKS,
     DROPPED,
     WAITERS,
     THREADS,

@@ -47,6 +47,9 @@ class Shown:
         for (name, _), lock in tally.locks.items():
             wait, hold = ranks.get(name, (0, 0))
             ranks[name] = wait + lock.wait, hold + lock.hold
+        for (name, _), waits in tally.resources.items():
+            wait, hold = ranks.get(name, (0, 0))
+            ranks[name] = wait + waits.wait, hold
         ranks.pop(OTHER, None)
         for name in heapq.nlargest(self.top, ranks, key=ranks.__getitem__):
             # If nobody has waited for it, it is shown while there is room, but takes none from later ones.
@@ -64,7 +67,7 @@ class Shown:
                     shown.add(function)
 
     def lock(self, key: tuple[str, str]) -> tuple[str, str]:
-        """Where a lock of this name and type is told."""
+        """Where a lock of this name and type, or kind of wait, is told."""
         return key if key[0] in self.functions else (OTHERS, key[1])
 
     def blame(self, key: tuple[str, str]) -> tuple[str, str]:

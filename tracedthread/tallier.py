@@ -1,5 +1,6 @@
 """
-Reads what a capture has counted so far, for metrics: sums by lock, time by blamed function, starts of threads.
+Reads what a capture has counted so far, for metrics: sums by lock, time by blamed function, waits for resources, starts
+of threads.
 
 That is done often, in the recorded process itself and under its GIL. So nothing else is read: no events, no threads, of
 the stacks one frame. What does not change is read once: records of sites and blame cells are never moved.
@@ -8,6 +9,7 @@ the stacks one frame. What does not change is read once: records of sites and bl
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable
 
@@ -17,13 +19,16 @@ from tracedthread.capture import MAX_BYTES, CaptureError
 from tracedthread.histogram import BUCKETS, index_of
 from tracedthread.layout import Section
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, PoolTally, Tally
+from tracedthread.tally import LockTally, PoolTally, ResourceTally, Tally
 
 #: Gives exactly (offset, length) bytes of a capture, or raises CaptureError or OSError.
 Read = Callable[[int, int], "bytes | memoryview"]
 
 _HEAD = struct.Struct("<16Q")
 _HISTOGRAM_BYTES = 8 * BUCKETS
+_CELL_HEAD = struct.Struct("<I4xB7xQQ")  # site, kind, count, wait_ticks
+_KIND_AT = 8
+_RESOURCES = re.compile(b"[%s]" % re.escape(bytes(map(layout.KINDS.index, layout.RESOURCE_KINDS))))
 
 
 def read_own(core: Core) -> Read:
@@ -90,14 +95,16 @@ class Tallier:
         if identity != self.identity:  # a forked child's, in the place of its parent's
             self._forget(identity)
         self._sections = self._read_table(header)
-        started, start_ticks, begun, ended, histogram = self._read_totals()
+        totals = self._read_totals()
         return Tally(
             locks=self._read_locks(header.ns_per_tick),
             blame=self._read_blame(header.ns_per_tick),
-            started=started,
-            start_time=start_ticks * header.ns_per_tick,
-            start_histogram=histogram,
-            threads=max(0, begun - ended),
+            resources=self._read_resources(header.ns_per_tick),
+            started=totals.started,
+            start_time=totals.start_ticks * header.ns_per_tick,
+            start_histogram=_words(totals.start_histogram),
+            threads=max(0, totals.begun - totals.ended),
+            deadlocks=totals.deadlocks,
             dropped=layout.dropped_records(self._sections.values()),
             start_ns=header.first_wall_ns,
             pools=self._read_pools(header.ns_per_tick),
@@ -199,6 +206,20 @@ class Tallier:
         key = self._blamed[index] = name, function
         return key
 
+    def _read_resources(self, ns_per_tick: int) -> dict[tuple[str, str], ResourceTally]:
+        data, _, stride = self._records(layout.CELLS, layout.CELL.first_size)
+        data = bytes(data)  # at once, so that counts and times are of one moment
+        resources: dict[tuple[str, str], ResourceTally] = {}
+        for found in _RESOURCES.finditer(data[_KIND_AT::stride]):
+            at = found.start() * stride
+            site, kind, count, ticks = _CELL_HEAD.unpack_from(data, at)
+            if count:
+                name = (self._locks.get(site) or self._name_lock(site))[0] if site else OTHER
+                waits = ResourceTally(count, ticks * ns_per_tick)
+                key = name, layout.KINDS[kind]
+                resources[key] = resources[key].plus(waits) if key in resources else waits
+        return resources
+
     def _read_pools(self, ns_per_tick: int) -> dict[str, PoolTally]:
         data, count, stride = self._records(layout.POOLS, layout.POOL.first_size)
         pools: dict[str, PoolTally] = {}
@@ -211,13 +232,11 @@ class Tallier:
                 pools[name] = PoolTally(queue, histogram, record.queued, record.busy, record.limit)
         return pools
 
-    def _read_totals(self) -> tuple[int, int, int, int, int]:
-        data, count, _ = self._records(layout.TOTALS, layout.TOTALS_RECORD.size)
+    def _read_totals(self) -> layout.TotalsRecord:
+        data, count, stride = self._records(layout.TOTALS, layout.TOTALS_RECORD.first_size)
         if not count:  # of an older version
-            return 0, 0, 0, 0, 0
-        record = layout.TOTALS_RECORD.read(data)
-        histogram = _words(record.start_histogram)
-        return record.started, record.start_ticks, record.begun, record.ended, histogram
+            return layout.TotalsRecord(0, 0, 0, 0, b"")
+        return next(layout.TOTALS_RECORD.iterate(bytes(data), stride))
 
 
 def _words(histogram: bytes | memoryview) -> int:

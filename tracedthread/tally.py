@@ -46,6 +46,21 @@ class LockTally(NamedTuple):
         return LockTally._make(map(operator.sub, self, before))
 
 
+class ResourceTally(NamedTuple):
+    """Waits for a permit, room or a connection. Time in 2^-32 ns."""
+
+    waits: int = 0
+    wait: int = 0
+
+    def plus(self, other: ResourceTally) -> ResourceTally:
+        """Both together."""
+        return ResourceTally(self.waits + other.waits, self.wait + other.wait)
+
+    def minus(self, before: ResourceTally) -> ResourceTally:
+        """What came after `before`."""
+        return ResourceTally(self.waits - before.waits, self.wait - before.wait)
+
+
 class PoolTally(NamedTuple):
     """What was counted of a thread pool's tasks, as in LockTally."""
 
@@ -67,8 +82,10 @@ class Tally(NamedTuple):
     Args:
         locks: By name and type.
         blame: Time by name of the lock and function that held it.
+        resources: By name of the lock behind it and kind of wait.
         started: Threads; with `start_time` and `start_histogram`, as in LockTally.
         threads: That live now.
+        deadlocks: That were noticed.
         dropped: Records by section: what found no room, or was overwritten.
         start_ns: When counting began, since 1970-01-01 UTC; the earliest of several.
         pools: By name.
@@ -76,10 +93,12 @@ class Tally(NamedTuple):
 
     locks: Mapping[tuple[str, str], LockTally]
     blame: Mapping[tuple[str, str], int]
+    resources: Mapping[tuple[str, str], ResourceTally]
     started: int
     start_time: int
     start_histogram: int
     threads: int
+    deadlocks: int
     dropped: Mapping[str, int]
     start_ns: int
     pools: Mapping[str, PoolTally] = MappingProxyType({})
@@ -89,16 +108,21 @@ class Tally(NamedTuple):
         locks = dict(self.locks)
         for key, lock in other.locks.items():
             locks[key] = locks[key].plus(lock) if key in locks else lock
+        resources = dict(self.resources)
+        for key, waits in other.resources.items():
+            resources[key] = resources[key].plus(waits) if key in resources else waits
         pools = dict(self.pools)
         for name, pool in other.pools.items():
             pools[name] = pools[name].plus(pool) if name in pools else pool
         return Tally(
             locks,
             _sum(self.blame, other.blame),
+            resources,
             self.started + other.started,
             self.start_time + other.start_time,
             self.start_histogram + other.start_histogram,
             self.threads + other.threads,
+            self.deadlocks + other.deadlocks,
             _sum(self.dropped, other.dropped),
             min(self.start_ns, other.start_ns) or max(self.start_ns, other.start_ns),
             pools,
@@ -111,7 +135,7 @@ class Tally(NamedTuple):
         return self._replace(locks=locks, threads=0, pools=pools)
 
 
-EMPTY = Tally({}, {}, 0, 0, 0, 0, {}, 0)
+EMPTY = Tally({}, {}, {}, 0, 0, 0, 0, 0, {}, 0)
 
 
 def _sum(one: Mapping[_Key, int], two: Mapping[_Key, int]) -> dict[_Key, int]:

@@ -1,9 +1,10 @@
 #!/bin/bash
 # usage: fetch.sh FOLDER
-# Puts real back ends into FOLDER, or finds that they are there: `otelcol`, an OpenTelemetry Collector built of Debian
-# unstable's Go packages, `victoria-metrics`, which takes OTLP, `prometheus`, which keeps exemplars but in Debian takes no
-# OTLP, and `pprof`, Go's own. About three minutes of processor time, 150 MB to keep. Needs Debian's apt (on any release with glibc 2.34), but neither root nor a
-# chroot: nothing is installed, packages are unpacked and used in place.
+# Puts real back ends into FOLDER, or finds that those of this script are there: `otelcol`, an OpenTelemetry Collector built
+# of Debian unstable's Go packages, `victoria-metrics`, which takes OTLP, `prometheus`, which keeps exemplars but in Debian
+# takes no OTLP, with its `promtool`, `docker-compose`, which checks files without a daemon, and `pprof`, Go's own. About
+# three minutes of processor time, 350 MB to keep. Needs Debian's apt (on any release with glibc 2.34), but neither root nor
+# a chroot: nothing is installed, packages are unpacked and used in place.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$1
@@ -11,8 +12,11 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 exec 9>"$folder/.lock"
 flock 9
-[ ! -e "$folder/.complete" ] || exit 0
+made_of=$(cat "$here/fetch.sh" "$here/collector.go" | sha256sum)
+[ "$(cat "$folder/.complete" 2>/dev/null)" != "$made_of" ] || exit 0
+rm -f "$folder/.complete"
 work=$folder/work
+rm -rf "$work" # of one that was interrupted
 mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/debs" "$work/root"
 
 mirror=$(awk '/^URIs:/ {print $2; exit}' /etc/apt/sources.list.d/*.sources 2>/dev/null || true)
@@ -27,9 +31,10 @@ apt=(apt-get -qq -o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourc
 # What the collector is built of, with all it depends on, as far as it is Go: neither a libc nor a shell.
 mapfile -t packages < <("${apt[@]}" install --print-uris --no-install-recommends \
     golang-go golang-opentelemetry-collector-dev | awk '{print $2}' | sed -n 's/^\(golang-[^_]*\)_.*/\1/p')
-(cd "$work/debs" && "${apt[@]}" download "${packages[@]}" prometheus victoria-metrics)
+(cd "$work/debs" && "${apt[@]}" download "${packages[@]}" docker-compose prometheus promtool victoria-metrics)
 for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/root"; done
-cp "$work/root/usr/bin/prometheus" "$work/root/usr/bin/victoria-metrics" "$folder/"
+cp "$work/root/usr/bin/"{prometheus,promtool,victoria-metrics} "$folder/"
+cp "$work/root/usr/libexec/docker/cli-plugins/docker-compose" "$folder/"
 
 mkdir -p "$work/collector"
 cp "$here/collector.go" "$work/collector/main.go"
@@ -42,5 +47,7 @@ build() {
 build "$folder/pprof" cmd/pprof
 "$folder/otelcol" components | grep -A 1 ^receivers
 "$folder/prometheus" --version | head -n 1
+"$folder/promtool" --version | head -n 1
+"$folder/docker-compose" version
 rm -rf "$work"
-touch "$folder/.complete"
+echo "$made_of" >"$folder/.complete"

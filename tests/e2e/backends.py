@@ -99,6 +99,16 @@ class Store(Backend):
         result = self._get("query", query=f"last_over_time({selector}[1h])")["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
+    def ask(self, promql: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """
+        Labels and value of each series in the answer.
+
+        Args:
+            at: When, since 1970; default: now.
+        """
+        result = self._get("query", query=promql, **({} if at is None else {"time": str(at)}))["result"]
+        return [(series["metric"], float(series["value"][1])) for series in result]
+
     def _get(self, what: str, **parameters: str) -> Any:
         url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -129,16 +139,22 @@ class VictoriaMetrics(Store):
 
 
 class Prometheus(Store):
-    """It reads the endpoints that it is told of, each second, and keeps exemplars."""
+    """
+    It reads the endpoints that it is told of, each second, and keeps exemplars.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        rules: A file of alerts, which it looks at each second.
+    """
+
+    def __init__(self, folder: Path, rules: Path | None = None) -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self._targets = folder / "targets.json"
         self._targets.write_text("[]", encoding="utf-8")
         scrape = {"job_name": "scraped", "file_sd_configs": [{"files": [str(self._targets)]}]}
         config = {
-            "global": {"scrape_interval": "1s"},
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(rules)] if rules is not None else [],
             "scrape_configs": [scrape],
             "storage": {"exemplars": {"max_exemplars": 100_000}},
         }
@@ -158,6 +174,14 @@ class Prometheus(Store):
         new.write_text(json.dumps([{"targets": [address]}]), encoding="utf-8")
         new.replace(self._targets)
 
+    def firing(self) -> dict[str, list[dict[str, str]]]:
+        """Labels of the alerts that fire now, by name."""
+        found: dict[str, list[dict[str, str]]] = {}
+        for alert in self._get("alerts")["alerts"]:
+            if alert["state"] == "firing":
+                found.setdefault(alert["labels"]["alertname"], []).append(alert["labels"])
+        return found
+
     def exemplars(self, promql: str) -> list[tuple[float, dict[str, str]]]:
         """Value and labels of each exemplar that is kept."""
         now = time.time()
@@ -169,23 +193,27 @@ class Collector(Backend):
     """
     An OpenTelemetry Collector.
 
+    Args:
+        quiet: It only passes metrics on to the store: neither words in its log nor anything in the sink.
+
     Attributes:
         endpoint, grpc_endpoint: For OTLP/HTTP and OTLP/gRPC.
         sink: Has all that it gave on.
     """
 
-    def __init__(self, folder: Path, store: VictoriaMetrics | None = None) -> None:
+    def __init__(self, folder: Path, store: VictoriaMetrics | None = None, *, quiet: bool = False) -> None:
         self.sink = Sink()
         http, grpc = free_ports(2)
         self.endpoint, self.grpc_endpoint = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{grpc}"
         at_once = {"sending_queue": {"enabled": False}, "compression": "none"}
         exporters: dict[str, Any] = {
-            "debug": {"verbosity": "detailed"},
-            "otlp_http/sink": {"endpoint": self.sink.endpoint, **at_once},
+            "debug": {"verbosity": "basic" if quiet else "detailed"},
         }
+        if not quiet:
+            exporters["otlp_http/sink"] = {"endpoint": self.sink.endpoint, **at_once}
+        kept = list(exporters)
         if store is not None:
             exporters["otlp_http/store"] = {"endpoint": store.endpoint, **at_once}
-        kept = ["debug", "otlp_http/sink"]
         pipelines = {
             "traces": {"receivers": ["otlp"], "exporters": kept},
             "logs": {"receivers": ["otlp"], "exporters": kept},

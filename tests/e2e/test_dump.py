@@ -24,6 +24,7 @@ from tracedthread.commands.dump import look
 from tracedthread.dump import Dump
 from tracedthread.procfs import Refused
 from tracedthread.profile import Profile
+from tracedthread.tallier import Tallier, read_descriptor
 from tracedthread.target import Target
 
 ROOT = str(Path(tracedthread.__file__).resolve().parent.parent)
@@ -136,6 +137,8 @@ def test_deadlocks_are_noticed_inside_and_said_once(name: str, tmp_path: Path) -
         noted = Profile.from_capture(Capture.open(tmp_path / "app.ttc")).deadlocks
         assert sorted(deadlock.length for deadlock in noted) == sizes
         assert all(len(deadlock.steps) == deadlock.length for deadlock in noted if deadlock.length < 9)
+        with (tmp_path / "app.ttc").open("rb") as capture:
+            assert Tallier(read_descriptor(capture.fileno())).tally().deadlocks == len(sizes)
         time.sleep(1)  # the looks of all others
         os.killpg(child.pid, signal.SIGKILL)
         assert child.stderr.read() == ""

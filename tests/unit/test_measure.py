@@ -92,6 +92,12 @@ def test_a_tally_has_the_sums_of_the_report(grown: bool) -> None:
         assert seconds(lock.gil) == pytest.approx(sum(row.gil_s + row.own_gil_s for row in rows), abs=1e-8)
         assert seconds(lock.handoff) == pytest.approx(sum(row.handoff_s for row in rows), abs=1e-8)
     assert seconds(sum(found.blame.values())) == pytest.approx(profile.blame_s, abs=1e-8)
+    report = profile.to_dict()
+    assert {kind for _, kind in found.resources} == {row["kind"] for row in report["resources"]} != set()
+    count = sum(row["count"] for row in report["resources"])
+    assert sum(resource.waits for resource in found.resources.values()) == count
+    waited = sum(resource.wait for resource in found.resources.values())
+    assert seconds(waited) == pytest.approx(report["totals"]["resource_s"], abs=1e-8)
     assert found.dropped == {name: count for name, count in profile.lost.items() if name in found.dropped}
 
 
@@ -129,7 +135,7 @@ def test_tallies_of_two_processes_add_up_whatever_their_clocks() -> None:
     assert ended.locks["Cache._lock", "lock"].acquisitions == 4
 
 
-def test_neither_events_nor_threads_nor_cells_are_read() -> None:
+def test_neither_events_nor_threads_are_read() -> None:
     data = cb.example(grown=True).build()
     header = layout.HEADER.read(data)
     table = data[header.header_size : header.header_size + header.section_count * layout.SECTION.size]
@@ -141,7 +147,7 @@ def test_neither_events_nor_threads_nor_cells_are_read() -> None:
         return data[offset : offset + length]
 
     Tallier(read).tally()
-    for unread in (layout.EVENTS, layout.THREADS, layout.CELLS, layout.STARTS, layout.CONTENDED, layout.NOTES):
+    for unread in (layout.EVENTS, layout.THREADS, layout.STARTS, layout.CONTENDED, layout.NOTES):
         section = sections[unread]
         end = section.offset + section.capacity * section.record_size
         assert all(start >= end or stop <= section.offset for start, stop in spans), layout.SECTION_NAMES[unread]
