@@ -76,7 +76,9 @@ def _flat_fields(ctype: Any, at: int = 0, prefix: str = "") -> list[tuple[str, i
     return fields
 
 
-@pytest.mark.parametrize(("mine", "record"), list(zip(LAYOUTS, RECORDS, strict=True)), ids=[mine.name for mine in LAYOUTS])
+@pytest.mark.parametrize(
+    ("mine", "record"), list(zip(LAYOUTS, RECORDS, strict=True)), ids=[mine.name for mine in LAYOUTS]
+)
 def test_layout_is_that_of_the_header(ffi: Any, mine: layout.Layout[Any], record: Any) -> None:
     assert mine.size == ffi.sizeof(mine.name)
     names = ["count" if name == "waits" else name for name in record._fields]
