@@ -92,7 +92,9 @@ def choose_a_victim(chrome: Chrome) -> None:
 
 def shoot(chrome: Chrome, selector: str, name: str) -> None:
     """One section of the page as a picture."""
-    png = chrome.find_element("css selector", selector).screenshot_as_png
+    section = chrome.find_element("css selector", selector)
+    chrome.execute_script("arguments[0].scrollIntoView({block: 'center'})", section)
+    png = section.screenshot_as_png
     if len(png) > MAX_BYTES:
         raise SystemExit(f"{name}: {len(png):,} bytes, more than {MAX_BYTES:,}")
     (PICTURES / f"{name}.png").write_bytes(png)
