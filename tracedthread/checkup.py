@@ -58,8 +58,9 @@ def of_host() -> Iterator[Finding]:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_root(), environment.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "tracedthread._probe"]
     try:
+        # `-m` looks first where it is started, and there may be another one: that of a checkout, without native code.
         probe = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=PROBE_LIMIT_S, check=False
+            command, cwd=_root(), env=environment, capture_output=True, text=True, timeout=PROBE_LIMIT_S, check=False
         )
         found = json.loads(probe.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as exc:

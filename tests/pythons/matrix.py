@@ -32,11 +32,12 @@ DEBIAN = ROOT / "build" / "debian"
 LOGS = ROOT / "build" / "matrix"
 BOTH_MODES_ON = (3, 14)  # and on the oldest
 # `make test` has run these, and they depend on no version: the core without Python, the pure-Python reader fed with damaged
-# captures, our forms in browsers and viewers, the wheel's contents, dashboards; the demo's shop and its stories, and
-# telemetry from process to process, for which the environments of the others lack what `demo` and `services` bring.
+# captures, our forms in browsers and viewers, the wheel's contents, documents, dashboards; the demo's shop and its stories,
+# and telemetry from process to process, for which the environments of the others lack what `demo` and `services` bring.
 SAME_FOR_ALL = (
     "tests/native",
     "tests/unit/test_capture_fuzz.py",
+    "tests/test_docs.py",
     "tests/test_packaging.py",
     "tests/e2e/test_demo.py",
     "tests/e2e/test_html.py",

@@ -62,6 +62,15 @@ def test_a_host_where_all_is_well(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [], "the doctor's patient is not the program that is to be recorded"
 
 
+def test_another_tracedthread_where_it_is_started_is_not_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tracedthread").mkdir()
+    (tmp_path / "tracedthread" / "__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert "Patching works." in [one.sentence for one in checkup.of_host()]
+
+
 @pytest.mark.parametrize("switch", ["TRACEDTHREAD_DISABLED=1", "OTEL_SDK_DISABLED=true"])
 def test_a_switch_that_keeps_us_out_is_wrong_and_named(switch: str) -> None:
     status, topics = run(**dict([switch.split("=")]))
