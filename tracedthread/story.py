@@ -15,7 +15,7 @@ from tracedthread.export.units import count, duration, percent
 if TYPE_CHECKING:
     from tracedthread.capture import Frame
     from tracedthread.profile import Profile
-    from tracedthread.rows import LockRow, WaitRow
+    from tracedthread.rows import LockRow, ThreadRow, WaitRow
 
 #: Of the time recorded: with less waiting than this, all threads together, nobody is to blame for slow requests.
 MUCH_WAITING = 0.05
@@ -23,8 +23,11 @@ MUCH_WAITING = 0.05
 NOTICEABLE_S = 0.020
 # Of the waiting for locks. It is a lower bound: who lacks the GIL inside a hold is charged as a holder.
 MUCH_GIL = 1 / 3
-# Of the time recorded: threads that computed less are not what the GIL was busy with.
+# Of the time recorded. A thread that used the processor less is not what the GIL was busy with; if those that used it more
+# did so for less than MUCH_COMPUTING together, the GIL was mostly free. With a busy GIL few waits may tell of it: others
+# hardly come to where they would wait, and who lacks it inside a hold looks like a holder.
 MUCH_CPU = 0.1
+MUCH_COMPUTING = 0.3
 MAX_ROWS = 3
 _SLOWER = 2.0  # than in the healthy run, at least
 
@@ -60,6 +63,8 @@ def judge(profile: Profile) -> Verdict:
     worst = max(profile.locks, key=lambda lock: lock.wait_s, default=None)
     if pool_s >= enough_s and pool_s > lock_s:
         return _pool(pool, lock_s)
+    if worst is not None and sum(_computing(profile).values()) >= MUCH_COMPUTING * profile.process.duration_s:
+        return _gil(profile, worst, lock_s)
     if worst is None or lock_s < enough_s or worst.wait_s < NOTICEABLE_S * worst.stats.contended:
         most = f", {duration(worst.wait_s)} of it for {worst.name}" if worst is not None and worst.wait_s else ""
         waited = f"Of {duration(profile.process.duration_s)}, threads waited {duration(lock_s)} for locks{most}."
@@ -114,19 +119,20 @@ def _gil(profile: Profile, worst: LockRow, lock_s: float) -> Verdict:
     return Verdict("gil", "the GIL", worst.name, tuple(lines))
 
 
-def _busy(profile: Profile) -> list[str]:
-    """Processor time by what threads were started with, most first."""
-    cpu_s: dict[str, list[float]] = {}
-    for thread in profile.threads:
-        if thread.cpu_ns:
-            cpu_s.setdefault(thread.function or thread.name, []).append(thread.cpu_ns * 1e-9)
+def _computing(profile: Profile) -> dict[ThreadRow, float]:
+    """Seconds that threads used the processor which used it much."""
     enough_s = MUCH_CPU * profile.process.duration_s
+    cpu_s = {thread: (thread.cpu_ns or 0) * 1e-9 for thread in profile.threads}
+    return {thread: used_s for thread, used_s in cpu_s.items() if used_s >= enough_s}
+
+
+def _busy(profile: Profile) -> list[str]:
+    """Their processor time by what they were started with, most first."""
+    cpu_s: dict[str, list[float]] = {}
+    for thread, used_s in _computing(profile).items():
+        cpu_s.setdefault(thread.function or thread.name, []).append(used_s)
     worst = sorted(cpu_s.items(), key=lambda item: -sum(item[1]))
-    return [
-        f"{count(len(each), 'thread')} of {function}, {duration(sum(each))}"
-        for function, each in worst[:MAX_ROWS]
-        if sum(each) >= enough_s
-    ]
+    return [f"{count(len(each), 'thread')} of {function}, {duration(sum(each))}" for function, each in worst[:MAX_ROWS]]
 
 
 def _pool(waits: Sequence[WaitRow], lock_s: float) -> Verdict:
