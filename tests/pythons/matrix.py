@@ -32,14 +32,15 @@ DEBIAN = ROOT / "build" / "debian"
 LOGS = ROOT / "build" / "matrix"
 BOTH_MODES_ON = (3, 14)  # and on the oldest
 # `make test` has run these, and they depend on no version: the core without Python, the pure-Python reader fed with damaged
-# captures, our forms in browsers and viewers, the wheel's contents, and telemetry from process to process, for which the
-# environments of the others lack what the group `services` brings.
+# captures, our forms in browsers and viewers, the wheel's contents, and telemetry from process to process and others' tools
+# beside us, for which the environments of the others lack what the group `services` brings.
 SAME_FOR_ALL = (
     "tests/native",
     "tests/unit/test_capture_fuzz.py",
     "tests/test_packaging.py",
     "tests/e2e/test_html.py",
     "tests/e2e/test_viewers.py",
+    "tests/e2e/test_beside.py",
     "tests/e2e/test_bill_spans.py",
     "tests/e2e/test_instrument.py",
     "tests/e2e/test_processes.py",
