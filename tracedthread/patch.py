@@ -168,7 +168,7 @@ def _patch(
     follow_fork: bool | None,
     audit_trail: bool | None,
 ) -> None:
-    from . import _green
+    from . import _green, _wrapped
     from . import _uncovered as _scan
 
     if (package := _green.patched_by()) is not None:
@@ -205,9 +205,6 @@ def _patch(
             "where": [],
         }
         _state.uncovered = (*_state.uncovered, item)
-    if first:
-        for item in _state.uncovered:
-            core.note(item["what"], item["count"], item["where"])
 
     left_out = drop_in._FAMILY if is_wrapped else ()
     ours = {
@@ -223,8 +220,14 @@ def _patch(
     core.types.adopt_thread(_thread_name())
     core.types.set_recording(True)
     # What makes handles last, for stock functions do not know ours: other threads may start threads meanwhile.
-    _exchange({name: value for name, value in ours.items() if name not in drop_in._HANDLE_MAKERS})
-    _exchange({name: value for name, value in ours.items() if name in drop_in._HANDLE_MAKERS})
+    with _wrapped.Aside():
+        _exchange({name: value for name, value in ours.items() if name not in drop_in._HANDLE_MAKERS})
+        _exchange({name: value for name, value in ours.items() if name in drop_in._HANDLE_MAKERS})
+    if names := _wrapped.kept(_state.pairs):
+        _state.uncovered = (*_state.uncovered, {"what": _wrapped.WRAPPED, "count": 0, "where": names})
+    if first:
+        for item in _state.uncovered:
+            core.note(item["what"], item["count"], item["where"])
     core.types.watch_pools(True)
     _green.watch(_step_aside)
 
@@ -258,7 +261,7 @@ def _exchange(names: dict[str, Any]) -> None:
 def _unpatch() -> bool:
     if not _state.pairs:
         return False
-    from . import _green
+    from . import _green, _wrapped
     from . import _thread as drop_in
 
     _green.unwatch()
@@ -272,7 +275,8 @@ def _unpatch() -> bool:
     _exchange({name: getattr(originals, name) for name in names if name in drop_in._HANDLE_MAKERS})
     in_use = core is not None and core.types.handles_in_use()
     left = [name for name in names if in_use and name in drop_in._FAMILY and name not in drop_in._HANDLE_MAKERS]
-    _exchange({name: getattr(originals, name) for name in names if name not in left})
+    with _wrapped.Aside():
+        _exchange({name: getattr(originals, name) for name in names if name not in left})
     left_ids = {id(getattr(originals, name)) for name in left}
     _state.kept = tuple(pair for pair in pairs if id(pair[0]) in left_ids)
     bootstrap._thread = stock

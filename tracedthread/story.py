@@ -23,9 +23,9 @@ MUCH_WAITING = 0.05
 NOTICEABLE_S = 0.020
 # Of the waiting for locks. It is a lower bound: who lacks the GIL inside a hold is charged as a holder.
 MUCH_GIL = 1 / 3
-# Of the time recorded. A thread that used the processor less is not what the GIL was busy with; if those that used it more
-# did so for less than MUCH_COMPUTING together, the GIL was mostly free. With a busy GIL few waits may tell of it: others
-# hardly come to where they would wait, and who lacks it inside a hold looks like a holder.
+# Of the time recorded. A thread that used the processor less is not what the GIL was busy with; if those that used it
+# more did so for less than MUCH_COMPUTING together, the GIL was mostly free. With a busy GIL few waits may tell of it:
+# others hardly come to where they would wait, and who lacks it inside a hold looks like a holder.
 MUCH_CPU = 0.1
 MUCH_COMPUTING = 0.3
 MAX_ROWS = 3

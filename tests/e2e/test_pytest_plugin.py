@@ -51,7 +51,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> object:
 
     def start(tests: str, *arguments: str, plugin: bool = True) -> pytest.RunResult:
         pytester.makepyfile(SHOP + tests)
-        loaded = ["-p", "tracedthread.pytest_plugin"] if plugin else []
+        loaded = ["-p", "no:ddtrace", *(["-p", "tracedthread.pytest_plugin"] if plugin else [])]
         return pytester.runpytest_subprocess(*loaded, "-p", "no:cacheprovider", *arguments)
 
     return start

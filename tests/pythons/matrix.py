@@ -33,7 +33,8 @@ LOGS = ROOT / "build" / "matrix"
 BOTH_MODES_ON = (3, 14)  # and on the oldest
 # `make test` has run these, and they depend on no version: the core without Python, the pure-Python reader fed with damaged
 # captures, our forms in browsers and viewers, the wheel's contents, documents, dashboards; the demo's shop and its stories,
-# and telemetry from process to process, for which the environments of the others lack what `demo` and `services` bring.
+# telemetry from process to process and others' tools beside us, for which the environments of the others lack what `demo`
+# and `services` bring.
 SAME_FOR_ALL = (
     "tests/native",
     "tests/unit/test_capture_fuzz.py",
@@ -43,6 +44,7 @@ SAME_FOR_ALL = (
     "tests/e2e/test_html.py",
     "tests/e2e/test_shop.py",
     "tests/e2e/test_viewers.py",
+    "tests/e2e/test_beside.py",
     "tests/e2e/test_bill_spans.py",
     "tests/e2e/test_dashboards.py",
     "tests/e2e/test_dashboards_live.py",
