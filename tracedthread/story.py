@@ -120,9 +120,9 @@ def _gil(profile: Profile, worst: LockRow, lock_s: float) -> Verdict:
 
 
 def _computing(profile: Profile) -> dict[ThreadRow, float]:
-    """Seconds that threads used the processor which used it much."""
+    """Seconds that threads used the processor which used it much; not the main one's: the program's start is in it."""
     enough_s = MUCH_CPU * profile.process.duration_s
-    cpu_s = {thread: (thread.cpu_ns or 0) * 1e-9 for thread in profile.threads}
+    cpu_s = {thread: (thread.cpu_ns or 0) * 1e-9 for thread in profile.threads if thread.function}
     return {thread: used_s for thread, used_s in cpu_s.items() if used_s >= enough_s}
 
 
@@ -130,7 +130,7 @@ def _busy(profile: Profile) -> list[str]:
     """Their processor time by what they were started with, most first."""
     cpu_s: dict[str, list[float]] = {}
     for thread, used_s in _computing(profile).items():
-        cpu_s.setdefault(thread.function or thread.name, []).append(used_s)
+        cpu_s.setdefault(thread.function, []).append(used_s)
     worst = sorted(cpu_s.items(), key=lambda item: -sum(item[1]))
     return [f"{count(len(each), 'thread')} of {function}, {duration(sum(each))}" for function, each in worst[:MAX_ROWS]]
 

@@ -104,6 +104,8 @@ def test_where_threads_compute_most_of_the_time_no_holder_is_blamed(wait_ms: int
     hogs = tuple(thread(f"recommender-{n}", "recompute_until", 1000) for n in range(4))
     verdict = judge(replace(profile(wait_ms=wait_ms), threads=hogs))
     assert (verdict.kind, verdict.culprit) == ("gil", "the GIL")
+    starting = (thread("MainThread", "", 5000),)
+    assert judge(replace(profile(wait_ms=wait_ms), threads=starting)).kind != "gil"
     many = tuple(thread(f"request-{n}", "work", 300) for n in range(16))  # each a little: they serve
     assert judge(replace(profile(wait_ms=wait_ms), threads=many)).kind == judge(profile(wait_ms=wait_ms)).kind != "gil"
 
