@@ -16,27 +16,10 @@ import pytest
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 from sink import Answer, Sink
+from waits import WAITS
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
-
-WAITS = """
-    import threading, time
-    def wait(number=1):
-        lock = threading.Lock()
-        for _ in range(number):
-            def hold():
-                with lock:
-                    has.set()
-                    time.sleep(0.15)
-            has = threading.Event()
-            holder = threading.Thread(target=hold)
-            holder.start()
-            has.wait()
-            with lock:
-                pass
-            holder.join()
-"""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,7 +30,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(
     folder: Path, arguments: list[str], program: str, *, head: str = WAITS, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    (folder / "program.py").write_text(textwrap.dedent(head) + textwrap.dedent(program), encoding="utf-8")
+    (folder / "program.py").write_text(head + textwrap.dedent(program), encoding="utf-8")
     return subprocess.run(
         [*RUN, *arguments, "program.py"],
         cwd=folder,
@@ -146,7 +129,7 @@ def test_nothing_is_imported_for_us_once_the_program_runs(tmp_path: Path) -> Non
         print(sorted(set(sys.modules) - BEFORE - {"threading", "time"}))
         """
     with Sink() as sink:
-        head = "import sys\nBEFORE = set(sys.modules)\n" + textwrap.dedent(WAITS)
+        head = "import sys\nBEFORE = set(sys.modules)\n" + WAITS
         env = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "300"}
         result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program, head=head, **env)
         assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
@@ -243,7 +226,7 @@ def test_a_collector_in_trouble_costs_two_lines_and_little_time(tmp_path: Path, 
     kinds = {"slow": Answer(delay_s=30.0), "503": Answer(503), "garbage": Answer(418)}
     with Sink(kinds.get(trouble)) as sink:
         url = "http://127.0.0.1:1" if trouble == "down" else sink.endpoint
-        (tmp_path / "program.py").write_text(textwrap.dedent(WAITS) + textwrap.dedent(program), encoding="utf-8")
+        (tmp_path / "program.py").write_text(WAITS + textwrap.dedent(program), encoding="utf-8")
         process = subprocess.Popen(
             [*RUN, "--otlp-endpoint", url, "program.py"],
             cwd=tmp_path,

@@ -21,28 +21,10 @@ import pytest
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 from sink import Answer, Sink
+from waits import WAITS
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
-
-# Each process waits often enough to be told from another by its number.
-WORK = """
-    import os, sys, threading, time
-    def work(number):
-        lock = threading.Lock()
-        for _ in range(number):
-            has = threading.Event()
-            def hold():
-                with lock:
-                    has.set()
-                    time.sleep(0.12)
-            holder = threading.Thread(target=hold)
-            holder.start()
-            has.wait()
-            with lock:
-                pass
-            holder.join()
-"""
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -54,7 +36,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def run(folder: Path, arguments: list[str], program: str, **env: str) -> subprocess.CompletedProcess[str]:
-    (folder / "program.py").write_text(textwrap.dedent(WORK) + textwrap.dedent(program), encoding="utf-8")
+    (folder / "program.py").write_text(WAITS + textwrap.dedent(program), encoding="utf-8")
     result = subprocess.run(
         [*RUN, *arguments, "program.py"],
         cwd=folder,
@@ -80,7 +62,7 @@ def waits_by_process(sink: Sink) -> list[int]:
     for metric in ("tracedthread.lock.wait.duration", "tracedthread.lock.contentions"):
         last: dict[tuple[str, str], float] = {}
         for point in sink.points(metric):
-            if point.attributes["tracedthread.lock.name"] in ("work.lock", "service.lock"):
+            if point.attributes["tracedthread.lock.name"] == "wait.lock":
                 key = point.resource["service.instance.id"], str(point.attributes)
                 number = point.samples or point.value
                 assert number >= last.get(key, 0), "a sum that shrinks"
@@ -96,16 +78,16 @@ def waits_by_process(sink: Sink) -> list[int]:
 @pytest.mark.parametrize("ending", ["sys.exit(0)", "time.sleep(2.5); os._exit(0)"])
 def test_raw_fork(tmp_path: Path, ending: str) -> None:
     program = f"""
-        work(1)
+        wait(1)
         children = []
         for number in (2, 3):
             if (pid := os.fork()) == 0:
-                work(number)
+                wait(number)
                 {ending}
             children.append(pid)
         for pid in children:
             assert os.waitpid(pid, 0)[1] == 0
-        work(4)
+        wait(4)
         """
     with Sink() as sink:
         result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
@@ -116,9 +98,9 @@ def test_raw_fork(tmp_path: Path, ending: str) -> None:
 def test_a_child_that_can_start_no_thread_at_its_end_reports_itself(tmp_path: Path) -> None:
     """As any that ends soon on 3.12: its providers are made as it ends."""
     program = """
-        work(1)
+        wait(1)
         if os.fork() == 0:
-            work(2)
+            wait(2)
             def refuse(self): raise RuntimeError("can't create new thread at interpreter shutdown")
             threading.Thread.start = refuse
         else:
@@ -132,11 +114,11 @@ def test_a_child_that_can_start_no_thread_at_its_end_reports_itself(tmp_path: Pa
 
 def test_children_of_children_and_a_named_instance(tmp_path: Path) -> None:
     program = """
-        work(1)
+        wait(1)
         if os.fork() == 0:
-            work(2)
+            wait(2)
             if os.fork() == 0:
-                work(4)
+                wait(4)
             else:
                 assert os.wait()[1] == 0
         else:
@@ -155,11 +137,11 @@ def test_multiprocessing(tmp_path: Path, method: str) -> None:
         import multiprocessing
         if __name__ == "__main__":
             context = multiprocessing.get_context("{method}")
-            children = [context.Process(target=work, args=(number,)) for number in (2, 3)]
+            children = [context.Process(target=wait, args=(number,)) for number in (2, 3)]
             for child in children: child.start()
             for child in children: child.join()
             assert [child.exitcode for child in children] == [0, 0]
-            work(1)
+            wait(1)
         """
     with Sink() as sink:
         run(tmp_path, ["--otlp-endpoint", sink.endpoint, "--follow-fork"], program)
@@ -196,7 +178,7 @@ HELD = """
         held.wait()
         pid = os.fork()
         if pid == 0:
-            work(number)
+            wait(number)
             return True
         stop.set()
         holder.join()
@@ -220,7 +202,7 @@ from tracedthread.otel import setup
 providers = [ending._provider for ending in private._providers._endings]
 locks = locks_of(providers, private._providers._exporters)
 assert len(locks) > 10, locks
-work(1)
+wait(1)
 fork_while_held(locks, 2)
 """
     )
@@ -231,10 +213,10 @@ fork_while_held(locks, 2)
 
 def test_a_child_forked_while_the_collector_is_slow_reports_itself(tmp_path: Path) -> None:
     program = """
-        work(1)
+        wait(1)
         time.sleep(1.2)                      # the exporters wait for their answers
         if os.fork() == 0:
-            work(2)
+            wait(2)
         else:
             assert os.wait()[1] == 0
         """
@@ -272,9 +254,9 @@ def test_children_of_a_program_with_its_own_providers(tmp_path: Path) -> None:
     program = (
         textwrap.dedent(OWN)
         + """
-work(1)
+wait(1)
 if os.fork() == 0:
-    work(2)
+    wait(2)
 else:
     assert os.wait()[1] == 0
 """
@@ -290,7 +272,7 @@ def test_a_child_of_a_program_whose_own_providers_are_locked_is_not_held_up_by_u
         textwrap.dedent(OWN)
         + textwrap.dedent(HELD)
         + """
-work(1)
+wait(1)
 if fork_while_held(locks_of(provider, meters), 2):
     print("the child's work is done", flush=True)
     os._exit(0)
@@ -302,23 +284,11 @@ if fork_while_held(locks_of(provider, meters), 2):
 
 
 APP = """
-    import os, threading, time
-    lock = threading.Lock()
-    def app(environ, start_response):
-        has = threading.Event()
-        def hold():
-            with lock:
-                has.set()
-                time.sleep(0.12)
-        holder = threading.Thread(target=hold)
-        holder.start()
-        has.wait()
-        with lock:
-            pass
-        holder.join()
-        body = str(os.getpid()).encode()
-        start_response("200 OK", [("Content-Length", str(len(body)))])
-        return [body]
+def app(environ, start_response):
+    wait()
+    body = str(os.getpid()).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
 """
 
 
@@ -333,7 +303,7 @@ def free_port() -> int:
 @pytest.mark.skipif(not find_spec("gunicorn"), reason="gunicorn is not installed: make test has it (group `services`)")
 @pytest.mark.parametrize("arguments", [[], ["--preload"], ["-k", "gthread", "--threads", "4"]], ids=" ".join)
 def test_gunicorn(tmp_path: Path, arguments: list[str]) -> None:
-    (tmp_path / "service.py").write_text(textwrap.dedent(APP), encoding="utf-8")
+    (tmp_path / "service.py").write_text(WAITS + APP, encoding="utf-8")
     port = free_port()
     with Sink() as sink:
         command = [*RUN, "--otlp-endpoint", sink.endpoint, "-m", "gunicorn", "-w", "2", "-b", f"127.0.0.1:{port}"]
@@ -364,40 +334,28 @@ def test_gunicorn(tmp_path: Path, arguments: list[str]) -> None:
 
 
 CELERY = """
-    import os, threading, time
-    from celery import Celery
-    app = Celery("tasks", broker="filesystem://", backend="cache+memory://")
-    folder = os.environ["QUEUE"]
-    app.conf.broker_transport_options = {
-        "data_folder_in": folder, "data_folder_out": folder, "control_folder": folder + "-control"}
-    lock = threading.Lock()
-    @app.task
-    def wait():
-        has = threading.Event()
-        def hold():
-            with lock:
-                has.set()
-                time.sleep(0.12)
-        holder = threading.Thread(target=hold)
-        holder.start()
-        has.wait()
-        with lock:
-            pass
-        holder.join()
-        with open(os.environ["DONE"], "a") as file:
-            file.write(f"{os.getpid()}\\n")
+from celery import Celery
+app = Celery("tasks", broker="filesystem://", backend="cache+memory://")
+folder = os.environ["QUEUE"]
+app.conf.broker_transport_options = {
+    "data_folder_in": folder, "data_folder_out": folder, "control_folder": folder + "-control"}
+@app.task
+def task():
+    wait()
+    with open(os.environ["DONE"], "a") as file:
+        file.write(f"{os.getpid()}\\n")
 """
 
 
 @pytest.mark.skipif(not find_spec("celery"), reason="Celery is not installed: make test has it (group `services`)")
 def test_celery_prefork(tmp_path: Path) -> None:
-    (tmp_path / "tasks.py").write_text(textwrap.dedent(CELERY), encoding="utf-8")
+    (tmp_path / "tasks.py").write_text(WAITS + CELERY, encoding="utf-8")
     for name in ("queue", "queue-control"):
         (tmp_path / name).mkdir()
     done = tmp_path / "done"
     env = environment(tmp_path, QUEUE=str(tmp_path / "queue"), DONE=str(done), C_FORCE_ROOT="1")
     subprocess.run(
-        [sys.executable, "-c", "import tasks\nfor _ in range(6): tasks.wait.delay()"],
+        [sys.executable, "-c", "import tasks\nfor _ in range(6): tasks.task.delay()"],
         cwd=tmp_path,
         env=env,
         check=True,
@@ -433,6 +391,6 @@ def task_waits(sink: Sink) -> list[int]:
     """As `waits_by_process`, of the tasks' own lock: Celery has others."""
     by_span: dict[Any, int] = defaultdict(int)
     for span in sink.spans("lock.wait"):
-        if span.attributes["tracedthread.lock.name"] == "tasks.lock":
+        if span.attributes["tracedthread.lock.name"] == "wait.lock":
             by_span[span.resource["service.instance.id"]] += 1
     return sorted(by_span.values())

@@ -74,6 +74,22 @@ class Told:
         return [event.waiter.name for event in self.events]
 """
 
+FORK = """
+def in_child(work):
+    "What `work` says, in a forked child that then ends as programs do."
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        os.write(writer, repr(work()).encode())
+        sys.exit(7)
+    os.close(writer)
+    with open(reader) as file:
+        said = file.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    return said
+"""
+
 
 def run(program: str, *, env: dict[str, str] | None = None, head: str = HEAD, code: int = 0, stderr: str = "") -> str:
     """

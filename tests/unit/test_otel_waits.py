@@ -6,6 +6,7 @@ import own_interpreter
 
 HEAD = (
     own_interpreter.HEAD
+    + own_interpreter.FORK
     + """
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
@@ -31,20 +32,6 @@ def tell(processor, sampler=None, **options):
     sink = Spans(tracers.get_tracer("test"), **{"alone_s": 0, "in_trace_s": 0, **options})
     assert recorder.start([sink], interval_s=60, context_variable=context_variable())
     return tracers
-
-def in_child(work):
-    "What `work` says, in a forked child that then ends as programs do."
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        os.write(writer, repr(work()).encode())
-        sys.exit(7)
-    os.close(writer)
-    with open(reader) as file:
-        said = file.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    return said
 """
 )
 

@@ -5,23 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from own_interpreter import HEAD, run
-
-FORK = """
-def in_child(work):
-    "What `work` says, in a forked child that then ends as programs do."
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        os.write(writer, repr(work()).encode())
-        sys.exit(7)
-    os.close(writer)
-    with open(reader) as file:
-        said = file.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-    return said
-"""
+from own_interpreter import FORK, HEAD, run
 
 
 def run_forking(program: str, **env: str) -> str:
