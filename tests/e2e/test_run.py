@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 
@@ -50,11 +51,7 @@ WAITER = """
 
 
 def environment(**more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
-    env["PYTHONPATH"] = ROOT
-    env["PYTHON_COLORS"] = "0"
-    env.update(more)
-    return env
+    return clean_environment(ROOT, **({"PYTHON_COLORS": "0"} | more))
 
 
 def start(command: list[str], cwd: Path, *, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ stock = {"type": type(threading.Lock()), "factory": threading.Lock}    # not by 
 
 
 def holds(program: str) -> None:
-    run(program, head=HEAD, env={"TRACEDTHREAD_ENABLE": "", "TRACEDTHREAD_OUTPUT": ""})
+    run(program, head=HEAD)
 
 
 def test_a_factory_kept_in_a_closure_is_said_not_to_be_covered() -> None:
