@@ -25,8 +25,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tracedthread import _settings, endpoint, names
+from tracedthread.buckets import BOUNDS
 from tracedthread.exemplars import Exemplar, Exemplars
-from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.measure import HistogramValue, Measurement
 from tracedthread.prometheus import Collector, listen
 
 ROOT = Path(__file__).resolve().parents[2]
