@@ -5,7 +5,7 @@
 
 static Py_ssize_t extra_index = -1;
 static uint32_t last_id;
-static PyObject *hidden_files, *roles;   // set by configure, of the main interpreter
+static PyObject *hidden_files, *wrapper_files, *roles;   // set by configure, of the main interpreter
 
 uint64_t tt_py_code_era = 1;
 
@@ -24,7 +24,7 @@ int tt_py_code_init(void)
 }
 
 // {(file, name): role} becomes {file: {name: role}}: looking up must not make a tuple, which could run the garbage collector.
-int tt_py_code_configure(PyObject *files, PyObject *by_file_and_name)
+int tt_py_code_configure(PyObject *hidden, PyObject *wrappers, PyObject *by_file_and_name)
 {
     PyObject *nested = PyDict_New(), *key, *role;
     for (Py_ssize_t pos = 0; nested && PyDict_Next(by_file_and_name, &pos, &key, &role);) {
@@ -40,7 +40,8 @@ int tt_py_code_configure(PyObject *files, PyObject *by_file_and_name)
     }
     if (!nested) return -1;
     tt_py_code_era++;
-    Py_XSETREF(hidden_files, Py_NewRef(files));
+    Py_XSETREF(hidden_files, Py_NewRef(hidden));
+    Py_XSETREF(wrapper_files, Py_NewRef(wrappers));
     Py_XSETREF(roles, nested);
     return 0;
 failed:
@@ -110,6 +111,13 @@ static int role_of(PyCodeObject *code, PyObject *qualname)
     return role ? (int)PyLong_AsLong(role) : TT_ROLE_NONE;
 }
 
+static bool is_wrapper(PyObject *file)
+{
+    for (Py_ssize_t i = 0; wrapper_files && i < PyTuple_GET_SIZE(wrapper_files); i++)
+        if (is_anywhere(file, PyTuple_GET_ITEM(wrapper_files, i))) return true;
+    return false;
+}
+
 static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
 {
     tt_py_code *known = calloc(1, sizeof *known);
@@ -120,10 +128,12 @@ static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
     known->function = tt_py_text(qualname);
     known->role = TT_ROLE_NONE;
     if (PyUnicode_CheckExact(code->co_filename) && PyUnicode_CheckExact(qualname)) {   // a subclass's __eq__ is Python code
-        known->hidden = is_hidden(code->co_filename);
+        known->wrapper = is_wrapper(code->co_filename);
+        known->hidden = known->wrapper || is_hidden(code->co_filename);
         known->role = (int16_t)role_of(code, qualname);
     }
-    known->maker = PyUnicode_CompareWithASCIIString(code->co_name, "__init__") == 0
+    known->maker = known->wrapper
+                   || PyUnicode_CompareWithASCIIString(code->co_name, "__init__") == 0
                    || PyUnicode_CompareWithASCIIString(code->co_name, "RLock") == 0;
     Py_DECREF(qualname);
     PyErr_Clear();

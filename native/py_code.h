@@ -13,6 +13,7 @@ typedef struct tt_py_code {
     int16_t role;
     bool hidden;               // a frame of threading, queue or the like
     bool maker;                // makes the object its caller asked for: an __init__, or threading.RLock
+    bool wrapper;              // hidden: puts locks of its own around others', and does what its caller does
     uint32_t last_offset, last_type, last_site;   // the newest lock created here; 0: none
     uint64_t last_inner;
 } tt_py_code;
@@ -21,9 +22,9 @@ typedef struct tt_py_code {
 extern uint64_t tt_py_code_era;
 
 int tt_py_code_init(void);
-// Files whose frames are hidden (tuple of str), and roles by (file, qualified name). A file `*/queue.py` is any whose path
-// ends with what follows the star. -1 and an exception on failure.
-int tt_py_code_configure(PyObject *hidden_files, PyObject *roles);
+// Files whose frames are hidden, and those of wrappers (tuples of str), and roles by (file, qualified name). A
+// file `*/queue.py` is any whose path ends with what follows the star. -1 and an exception on failure.
+int tt_py_code_configure(PyObject *hidden_files, PyObject *wrapper_files, PyObject *roles);
 
 // What we know of the frame's code; NULL without an exception when out of memory.
 tt_py_code *tt_py_code_of(tt_pyframe *frame);

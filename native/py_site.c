@@ -13,12 +13,13 @@ enum { SITE_CACHE = 1024 };
 // A direct-mapped cache by code and offset; what it forgets is found again through the capture's own records.
 static struct { uint32_t code, offset, type, site; uint64_t inner; } site_cache[SITE_CACHE];
 
-static PyObject *lock_key;
+static PyObject *lock_key, *wrapped_key;
 
 int tt_py_site_init(void)
 {
     Py_XSETREF(lock_key, PyUnicode_InternFromString("_lock"));
-    if (!lock_key) return -1;
+    Py_XSETREF(wrapped_key, PyUnicode_InternFromString("__wrapped__"));
+    if (!lock_key || !wrapped_key) return -1;
     if (tt_fork_watch() < 0) {
         PyErr_NoMemory();
         return -1;
@@ -28,13 +29,13 @@ int tt_py_site_init(void)
 
 PyObject *tt_py_site_configure(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"hidden_files", "roles", "opcodes", NULL};
-    PyObject *hidden_files, *roles, *opcodes;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!:configure", names, &PyTuple_Type, &hidden_files, &PyDict_Type,
-                                     &roles, &PyDict_Type, &opcodes))
+    static char *names[] = {"hidden_files", "wrapper_files", "roles", "opcodes", NULL};
+    PyObject *hidden_files, *wrapper_files, *roles, *opcodes;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O!O!:configure", names, &PyTuple_Type, &hidden_files, &PyTuple_Type,
+                                     &wrapper_files, &PyDict_Type, &roles, &PyDict_Type, &opcodes))
         return NULL;
     if (tt_py_store_configure(opcodes) < 0) return NULL;
-    if (tt_py_code_configure(hidden_files, roles) < 0) return NULL;
+    if (tt_py_code_configure(hidden_files, wrapper_files, roles) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -109,6 +110,18 @@ uint32_t tt_py_site(enum tt_lock_type type)
     return known->last_site = site_cache[i].site;
 }
 
+// The site of a lock, or of the one that another tool's keeps in a slot: to read that runs no code.
+static uint32_t site_within(PyObject *lock)
+{
+    PyObject *slot = _PyType_Lookup(Py_TYPE(lock), wrapped_key);
+    if (!slot || !Py_IS_TYPE(slot, &PyMemberDescr_Type)) return tt_py_lock_site(lock);
+    PyObject *wrapped = Py_TYPE(slot)->tp_descr_get(slot, lock, (PyObject *)Py_TYPE(lock));
+    if (!wrapped) PyErr_Clear();
+    uint32_t site = wrapped ? tt_py_lock_site(wrapped) : TT_SITE_OTHER;
+    Py_XDECREF(wrapped);
+    return site;
+}
+
 // The site of the lock of the Condition whose wait() is `frame`.
 static uint32_t condition_site(tt_pyframe *frame)
 {
@@ -117,7 +130,7 @@ static uint32_t condition_site(tt_pyframe *frame)
     bool in_wait = known && known->role == TT_ROLE_WAITER_MAKER && tt_pyframe_code(frame)->co_argcount > 0;
     PyObject *condition = in_wait ? tt_pyframe_first_local(frame) : NULL;
     PyObject *lock = condition ? tt_py_own_attribute(condition, lock_key) : NULL;
-    uint32_t site = lock ? tt_py_lock_site(lock) : TT_SITE_OTHER;
+    uint32_t site = lock ? site_within(lock) : TT_SITE_OTHER;
     Py_XDECREF(lock);
     return site >= TT_SITE_OTHER ? site : TT_SITE_OTHER;
 }
@@ -140,8 +153,11 @@ tt_py_wait_place tt_py_wait_site(uint32_t site, enum tt_lock_type type)
 
 bool tt_py_is_probe(void)
 {
-    tt_pyframe *frame = tt_pyframe_current();
-    const tt_py_code *known = frame ? tt_py_code_of(frame) : NULL;
+    const tt_py_code *known = NULL;
+    for (tt_pyframe *frame = tt_pyframe_current(); frame; frame = tt_pyframe_caller(frame)) {
+        known = tt_py_code_of(frame);
+        if (!known || !known->wrapper) break;
+    }
     return known && known->role == TT_ROLE_PROBE;
 }
 

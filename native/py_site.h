@@ -10,7 +10,7 @@
 // Makes ready for this interpreter. -1 and an exception on failure.
 int tt_py_site_init(void);
 
-// configure(*, hidden_files, roles, opcodes): see tracedthread/_types.pyi.
+// configure(*, hidden_files, wrapper_files, roles, opcodes): see tracedthread/_types.pyi.
 PyObject *tt_py_site_configure(PyObject *module, PyObject *args, PyObject *kwargs);
 
 // The site of a lock that the current frame creates.

@@ -27,7 +27,7 @@ static PyObject *print_exception(PyObject *Py_UNUSED(module), PyObject *exceptio
 }
 
 PyDoc_STRVAR(configure_doc,
-"configure($module, /, *, hidden_files, roles, opcodes)\n--\n\n"
+"configure($module, /, *, hidden_files, wrapper_files, roles, opcodes)\n--\n\n"
 "Tell how to read frames: files to pass over, roles of functions by (file, qualified name), and opcode.opmap.");
 
 PyDoc_STRVAR(adopt_thread_doc,

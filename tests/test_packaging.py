@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 
@@ -34,9 +34,14 @@ for thread in threads: thread.join()
 
 def run(*command: object, cwd: Path) -> str:
     """What the command printed. It sees neither the checkout nor settings of ours."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     result = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+        [str(word) for word in command],
+        cwd=cwd,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

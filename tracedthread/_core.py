@@ -25,6 +25,10 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 # Ours that can stand in the stack of a recorded thread.
 _OWN_FILES = ("__init__.py", "__main__.py", "patch.py", "_launch.py", "commands/run.py")
 
+# Other tools' files: what is done there, with locks of theirs around others', their callers do.
+# ddtrace's is compiled in its newest releases, and has no frames then.
+_WRAPPER_FILES = ("*/ddtrace/profiling/collector/_lock.py",)
+
 _CONDITION_WAIT, _CONDITION_PROBE, _POOL_MAKER = -1, -2, -3
 
 # (file, qualified name of the code) -> the kind of waiting that goes on below it. Queue.join and Condition.wait_for are
@@ -279,7 +283,9 @@ def _load() -> Core:
     try:
         from . import _types as types
 
-        types.configure(hidden_files=_hidden_files(), roles=_roles(lib), opcodes=_opcodes())
+        types.configure(
+            hidden_files=_hidden_files(), wrapper_files=_WRAPPER_FILES, roles=_roles(lib), opcodes=_opcodes()
+        )
     except (ImportError, TypeError, ValueError, AttributeError) as exc:
         kind = Subinterpreter if getattr(exc, "name", None) == "subinterpreter" else Unavailable
         raise kind(f"the native types do not load ({exc})") from None

@@ -1,8 +1,8 @@
 """
 An HTTP endpoint that answers one path: one thread, started and kept by the interpreter's own primitives.
 
-It serves one request after the other, each within a few seconds. A forked child does not have it, and closes what it
-inherits.
+It serves one request after the other, each within a few seconds; half a request soon makes way for the next. A forked
+child does not have it, and closes what it inherits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ __all__ = ["PATH", "Server", "bind"]
 
 PATH = "/metrics"
 REQUEST_S = 3.0
+#: So long a client that has not sent all of its request is waited for when another one has come.
+GIVE_WAY_S = 0.5
 
 #: Content type and body, for a query and what the client accepts.
 Answer = Callable[[str, str], "tuple[str, bytes]"]
@@ -74,6 +76,7 @@ class Server:
         side: Likewise.
 
     Attributes:
+        listener: As given.
         failures: Requests that were not served.
     """
 
@@ -81,7 +84,7 @@ class Server:
         self.answer = answer
         self.failures = 0
         self._side = side
-        self._listener = listener
+        self.listener = listener
         self._listener_is = identify(listener)
         self._connection: socket.socket | None = None
         self._connection_is = self._listener_is
@@ -94,7 +97,7 @@ class Server:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        host, port = self._listener.getsockname()[:2]
+        host, port = self.listener.getsockname()[:2]
         return host, port
 
     def close(self, timeout_s: float = 1.0) -> None:
@@ -102,15 +105,15 @@ class Server:
         if self._pid != os.getpid() or self not in _live:
             return
         _live.discard(self)
-        if identify(self._listener) == self._listener_is:
+        if identify(self.listener) == self._listener_is:
             with suppress(OSError):
-                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+                self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         if self._ended.acquire(timeout=timeout_s):
             self._side.close()
-        close_ours(self._listener, self._listener_is)
+        close_ours(self.listener, self._listener_is)
 
     def _run(self) -> None:
-        listener, side = self._listener.fileno(), self._side.fileno()
+        listener, side = self.listener.fileno(), self._side.fileno()
         poll = select.poll()  # not select(), which knows no descriptor above 1023
         poll.register(listener, select.POLLIN)
         poll.register(side, select.POLLIN)
@@ -121,7 +124,7 @@ class Server:
                     poll.unregister(side)
                 if listener in ready:
                     # The program may have closed it, and given its number to a socket of its own.
-                    if self not in _live or identify(self._listener) != self._listener_is:
+                    if self not in _live or identify(self.listener) != self._listener_is:
                         return
                     try:
                         self._serve()
@@ -132,7 +135,7 @@ class Server:
             self._ended.release()
 
     def _serve(self) -> None:
-        connection, client = self._listener.accept()
+        connection, client = self.listener.accept()
         self._connection, self._connection_is = connection, identify(connection)
         try:
             connection.settimeout(REQUEST_S)
@@ -144,28 +147,35 @@ class Server:
             connection.close()
 
     def _after_fork(self) -> None:
-        close_ours(self._listener, self._listener_is)
+        close_ours(self.listener, self._listener_is)
         if self._connection is not None:
             close_ours(self._connection, self._connection_is)
         self._connection = None
 
 
 class _InTime(io.RawIOBase):
-    """What a client sends within REQUEST_S, however slowly."""
+    """What a client sends within REQUEST_S, however slowly, or until others have waited for it for GIVE_WAY_S."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, listener: socket.socket) -> None:
         self._connection = connection
         self._deadline = time.monotonic() + REQUEST_S
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._others = listener.fileno()
+        self._poll.register(self._others, select.POLLIN)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+        while (left := self._deadline - time.monotonic()) > 0:
+            ready = {fd for fd, _ in self._poll.poll(left * 1000)}
+            if self._others in ready:
+                self._deadline = min(self._deadline, time.monotonic() + GIVE_WAY_S)
+                self._poll.unregister(self._others)
+            if self._connection.fileno() in ready:
+                return self._connection.recv_into(buffer)
+        raise TimeoutError
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -177,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(_InTime(self.connection), 8192)
+        self.rfile = io.BufferedReader(_InTime(self.connection, self.server.listener), 8192)
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)

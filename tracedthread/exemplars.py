@@ -7,7 +7,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
-from tracedthread.names import BOUNDS
+from tracedthread.buckets import BOUNDS
 
 __all__ = ["Exemplar", "Exemplars"]
 

@@ -14,17 +14,14 @@ from typing import NamedTuple
 
 from tracedthread import names
 from tracedthread._original import originals
-from tracedthread.histogram import BUCKETS, lower_edge_ns
+from tracedthread.buckets import BOUNDS, RANGES
+from tracedthread.histogram import BUCKETS
 from tracedthread.names import Metric
 from tracedthread.rows import OTHER
 from tracedthread.shown import OTHERS, TOP, Places, Shown
 from tracedthread.tallier import Read, Tallier
 from tracedthread.tally import LockTally, ResourceTally, Tally, seconds
 
-_EDGES = tuple(min(range(BUCKETS), key=lambda index: abs(lower_edge_ns(index) - bound * 1e9)) for bound in names.BOUNDS)
-#: Upper bounds of the exported buckets, seconds: edges of native ones, so that no count is split.
-BOUNDS = tuple(lower_edge_ns(index) / 1e9 for index in _EDGES)
-_RANGES = tuple(zip((0, *_EDGES), (*_EDGES, BUCKETS)))
 _WORDS = struct.Struct(f"<{BUCKETS}Q")
 
 
@@ -71,7 +68,7 @@ class Measurement(NamedTuple):
 def histogram_value(words: int, time: int) -> HistogramValue:
     """The native histogram `words` (64 bits a bucket), whose durations sum up to `time`, in the exported buckets."""
     native = _WORDS.unpack(words.to_bytes(_WORDS.size, "little"))
-    return HistogramValue(BOUNDS, tuple(sum(native[start:end]) for start, end in _RANGES), seconds(time))
+    return HistogramValue(BOUNDS, tuple(sum(native[start:end]) for start, end in RANGES), seconds(time))
 
 
 class Stream:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 
 from tracedthread.capture import Capture
 from tracedthread.profile import Profile
@@ -92,11 +93,6 @@ def needs(name: str, *, until: tuple[int, int] = (3, 99)) -> None:
         pytest.skip(reason)
 
 
-def environment(**more: str) -> dict[str, str]:
-    prefixes = ("TRACEDTHREAD_", "OTEL_", "PYTHON", "DD_", "SENTRY_")
-    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)} | {"PYTHONPATH": str(ROOT)} | more
-
-
 def run(theirs: str, program: str, end: str, *, ours_first: bool, ours_ends_first: bool, **more: str) -> Any:
     """
     The `result` of a program.
@@ -113,7 +109,7 @@ def run(theirs: str, program: str, end: str, *, ours_first: bool, ours_ends_firs
     parts += [unpatch, end] if ours_ends_first else [end, unpatch]
     done = subprocess.run(
         [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", "\n".join([*parts, ENDS])],
-        env=environment(**more),
+        env=clean_environment(ROOT, **more),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
@@ -330,7 +326,7 @@ def test_ddtrace_run_and_tracedthread_run_one_inside_the_other(tmp_path: Path, o
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env=environment(DD_PROFILING_ENABLED="true", **QUIET_DDTRACE),
+        env=clean_environment(ROOT, DD_PROFILING_ENABLED="true", **QUIET_DDTRACE),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -5,7 +5,6 @@ The bill of a request on its server span, whoever makes the span and wherever it
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,13 +62,12 @@ def done():
 
 
 def run(program: str, *, head: str = HEAD, **env: str) -> list[dict[str, Any]]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", head + textwrap.dedent(program)],
         capture_output=True,
         text=True,
         timeout=60,
-        env={**clean, "PYTHONPATH": str(ROOT), **env},
+        env=clean_environment(ROOT, **env),
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 
@@ -44,11 +45,10 @@ for _ in range(3):
 
 
 def tracedthread_(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("TRACEDTHREAD_", "OTEL_"))}
     return subprocess.run(
         [sys.executable, "-m", "tracedthread", *arguments],
         cwd=folder,
-        env={**env, "PYTHONPATH": ROOT},
+        env=clean_environment(ROOT),
         capture_output=True,
         text=True,
         timeout=60,

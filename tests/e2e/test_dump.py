@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 from hangs import DEADLOCKS, HANGS, HEALTHY, PRELUDE
 
 import tracedthread
@@ -41,14 +42,13 @@ def program(
     path = folder / "app.py"
     path.write_text(PRELUDE + source, encoding="utf-8")
     run = ["-m", "tracedthread", "run", *options] if recorded else []
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     child = subprocess.Popen(
         [sys.executable, *run, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**environment, "PYTHONPATH": ROOT, **env},
+        env=clean_environment(ROOT, **env),
         start_new_session=True,
     )
     try:

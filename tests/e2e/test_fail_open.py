@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 
@@ -29,11 +30,10 @@ RUN = [sys.executable, "-m", "tracedthread", "run", "--report"]
 def start(
     command: list[str], cwd: Path, *, root: Path = PACKAGE.parent, prepare: Callable[[], None] | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     return subprocess.run(
         command,
         cwd=cwd,
-        env={**clean, "PYTHONPATH": str(root), **env},
+        env=clean_environment(root, **env),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

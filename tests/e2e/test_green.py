@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -11,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 
@@ -60,10 +60,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(python: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     return subprocess.run(
         [python, "-W", "ignore", *arguments],
-        env={**clean, "PYTHONPATH": ROOT, **env},
+        env=clean_environment(ROOT, **env),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 from tracedthread.commands import install
@@ -34,10 +35,9 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(venv: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     return subprocess.run(
         [str(venv / "bin" / "python"), *arguments],
-        env={**clean, **env},
+        env=clean_environment(**env),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

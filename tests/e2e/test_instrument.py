@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 
 pytest.importorskip("opentelemetry.instrumentation")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
@@ -97,13 +98,12 @@ def vendor(folder: Path, name: str) -> None:
 
 def instrument(folder: Path, program: str = PROGRAM, **env: str) -> subprocess.CompletedProcess[str]:
     (folder.parent / "program.py").write_text(textwrap.dedent(program), encoding="utf-8")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     # Of the stock distro, where it is installed: a vendor's, in these tests, exports in any case.
-    clean |= {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
+    silent = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
     result = subprocess.run(
         [*INSTRUMENT, sys.executable, "program.py"],
         cwd=folder.parent,
-        env={**clean, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), **env},
+        env=clean_environment(folder, ROOT, **(silent | env)),
         capture_output=True,
         text=True,
         timeout=60,

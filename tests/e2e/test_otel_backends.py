@@ -8,7 +8,6 @@ Prometheus reads them, and their exemplars, from the service.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from backends import Collector, Prometheus, Store, VictoriaMetrics, free_ports, wait_for
+from clean_environment import clean_environment
 from sink import Point, Span
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -50,9 +50,7 @@ def told(
     folder = tmp_path_factory.mktemp("service")
     (port,) = free_ports(1)
     prometheus.scrape(f"127.0.0.1:{port}")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
-    env |= {
-        "PYTHONPATH": str(ROOT),
+    env = clean_environment(ROOT) | {
         "OTEL_SERVICE_NAME": "shop",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
         "OTEL_METRIC_EXPORT_INTERVAL": "500",

@@ -5,7 +5,6 @@ Where telemetry goes to is in trouble: the program is served as if nothing was, 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from clean_environment import clean_environment
 from sink import Answer, Sink
 
 pytestmark = pytest.mark.timeout(180)
@@ -52,8 +52,7 @@ class Run(NamedTuple):
 
 
 def run(command: list[str], folder: Path, *, stderr: Any = subprocess.PIPE, **more: str) -> Run:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
-    env |= {"PYTHONPATH": str(ROOT), **more}
+    env = clean_environment(ROOT, **more)
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
         timer = threading.Timer(LIMIT_S, process.kill)
         timer.start()

@@ -7,7 +7,6 @@ Every program does the same on stock locks first: what hangs there is not ours t
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 from sink import Sink
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
@@ -84,9 +84,7 @@ def done(**more):
 
 
 def run(program: str, sink: Sink, *, stock: bool) -> Any:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
-    env |= {
-        "PYTHONPATH": str(ROOT),
+    env = clean_environment(ROOT) | {
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint,
         "TRACEDTHREAD_ROOT_SPAN_THRESHOLD_MS": "1",
     }
@@ -228,7 +226,7 @@ def test_signal_handlers_amid_a_wait_count_make_spans_log_and_take_locks(sink: S
             with again:
                 counter.add(0)
                 time.sleep(0.0001)
-            time.sleep(0.0005)  # outside: stock locks starve who waits
+            time.sleep(0.002)  # outside: stock locks starve who waits
     def send():
         try:
             with lock:

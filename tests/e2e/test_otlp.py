@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
@@ -23,8 +24,7 @@ RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
 
 
 def environment(**more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
-    return {**env, "PYTHONPATH": str(ROOT), **more}
+    return clean_environment(ROOT, **more)
 
 
 def run(

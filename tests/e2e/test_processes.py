@@ -4,7 +4,6 @@ Processes that fork, in all the ways there are: each reports itself, nothing is 
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
@@ -28,11 +28,10 @@ RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
-    env |= {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "500"}
+    env = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_METRIC_EXPORT_INTERVAL": "500"}
     # Every lock by its name: the first waits of one that was not among the worst are told without it.
     env |= {"TRACEDTHREAD_ROOT_SPAN_THRESHOLD_MS": "20", "TRACEDTHREAD_METRICS_TOP": "1000"}
-    return {**env, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)]), **more}
+    return clean_environment(ROOT, folder, **(env | more))
 
 
 def run(folder: Path, arguments: list[str], program: str, **env: str) -> subprocess.CompletedProcess[str]:

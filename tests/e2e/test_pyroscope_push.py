@@ -182,6 +182,7 @@ def test_opentelemetry_instrument_pushes_as_the_service_of_the_traces(tmp_path: 
     with FakePyroscope() as server:
         env = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
         env |= {"TRACEDTHREAD_PYROSCOPE_URL": server.url}
+        env |= {"OTEL_PYTHON_CONFIGURATOR": "none"}  # the provider is the program's, also where the distro is installed
         start(tmp_path, [*INSTRUMENT, sys.executable, "program.py"], program, paths=(tmp_path / "found",), **env)
         assert len(blame(server)) == 1
     assert server.pushes[0].labels["service_name"] == "of-the-traces"

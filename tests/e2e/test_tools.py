@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 60
@@ -50,8 +51,7 @@ def work(n=3):
 
 
 def environment(ours: bool) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "PYTHON", "COVERAGE"))}
-    return env | {"PYTHONPATH": str(ROOT)} | ({} if ours else {"TRACEDTHREAD_DISABLED": "1"})
+    return clean_environment(ROOT, **({} if ours else {"TRACEDTHREAD_DISABLED": "1"}))
 
 
 @pytest.fixture

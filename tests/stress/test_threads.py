@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from abuse import FULL, LIMIT_S, run
+from clean_environment import clean_environment
 
 pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 EXITING = Path(__file__).with_name("exiting.py")
@@ -151,7 +152,7 @@ assert totals()[0] == 1 + n * (254 + 508), totals()
 
 def status(seed: int, *, stock: bool) -> int | str:
     """How `exiting.py` ends: its exit status, or what it was doing when it had not ended after a while."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "PYTHON"))}
+    env = clean_environment()
     if stock:
         env["TRACEDTHREAD_DISABLED"] = "1"
     process = subprocess.Popen(

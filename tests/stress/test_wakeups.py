@@ -96,7 +96,7 @@ LEAVING_BY_EXCEPTION = """
         if not n % 2:
             orders[1].put(1)
         try:
-            reports.get(timeout=0.15)
+            reports.get(timeout=2)  # a starved thread takes its time
         except queue.Empty:
             # The alarm may have rung between our acquire() and release(): then it is ours. Else it was lost.
             assert lock.locked() if hasattr(lock, "locked") else mine(), "a wake-up was lost"

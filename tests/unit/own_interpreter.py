@@ -4,11 +4,12 @@ Programs that patch run in interpreters of their own, with a few ways to make so
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+from clean_environment import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,7 +105,7 @@ def run(program: str, *, env: dict[str, str] | None = None, head: str = HEAD, co
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        env=clean_environment(ROOT, **(env or {})),
         check=False,
     )
     assert result.returncode == code, result.stderr

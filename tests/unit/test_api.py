@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 
@@ -17,10 +17,9 @@ LIMIT_S = 60
 
 
 def holds(code: str, *flags: str, stderr: str = "", **env: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     result = subprocess.run(
         [sys.executable, *flags, "-c", textwrap.dedent(code)],
-        env={**clean, "PYTHONPATH": ROOT, **env},
+        env=clean_environment(ROOT, **env),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

@@ -13,6 +13,7 @@ from typing import Any
 
 import capture_builder as cb
 import pytest
+from clean_environment import clean_environment
 
 from tracedthread import checkup
 from tracedthread.checkup import NOTE, OK, WRONG, Finding
@@ -23,10 +24,9 @@ ROOT = str(Path(checkup.__file__).resolve().parent.parent)
 
 def run(*arguments: str, **env: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """Exit status, and the findings by topic."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TRACEDTHREAD_", "OTEL_"))}
     result = subprocess.run(
         [sys.executable, "-m", "tracedthread", "doctor", "--json", *arguments],
-        env={**clean, "PYTHONPATH": ROOT, **env},
+        env=clean_environment(ROOT, **env),
         capture_output=True,
         text=True,
         timeout=100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracedthread.buckets import BOUNDS
 from tracedthread.exemplars import Exemplar, Exemplars
 
 WAIT = "tracedthread.lock.wait.duration"
@@ -26,6 +27,16 @@ def test_a_bucket_ends_with_its_upper_bound_and_begins_above_the_lower_one() -> 
     kept.add(WAIT, LOCK, exemplar(0.005, 1))
     assert kept.within(WAIT, LOCK, 0.001, 0.005) is not None
     assert kept.within(WAIT, LOCK, 0.005, 0.01) is None
+
+
+def test_on_either_side_of_each_bound_there_is_room_for_one() -> None:
+    for bound in BOUNDS:
+        kept = Exemplars()
+        below, above = exemplar(bound * 0.999, 1), exemplar(bound * 1.001, 2)
+        kept.add(WAIT, LOCK, below)
+        kept.add(WAIT, LOCK, above)
+        assert kept.within(WAIT, LOCK, 0.0, bound) == below
+        assert kept.within(WAIT, LOCK, bound, float("inf")) == above
 
 
 def test_series_are_told_apart_by_metric_and_attributes() -> None:

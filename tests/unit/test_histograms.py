@@ -23,8 +23,9 @@ from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.resources import Resource
 
 from tracedthread import _settings, names
+from tracedthread.buckets import BOUNDS
 from tracedthread.exemplars import Exemplar, Exemplars
-from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.measure import HistogramValue, Measurement
 from tracedthread.otel import histograms
 from tracedthread.otel.histograms import HistogramExporter
 

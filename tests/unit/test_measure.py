@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 import tracedthread
 from tracedthread import _core, layout, names
+from tracedthread.buckets import BOUNDS
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.histogram import BUCKETS, index_of, lower_edge_ns
-from tracedthread.measure import BOUNDS, Board, HistogramValue, Measurement, Stream, histogram_value
+from tracedthread.measure import Board, HistogramValue, Measurement, Stream, histogram_value
 from tracedthread.profile import Profile
 from tracedthread.shown import GROWTH, OTHERS, TOP_FUNCTIONS, Shown
 from tracedthread.tallier import Tallier, read_descriptor, read_own

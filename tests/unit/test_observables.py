@@ -22,7 +22,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 
 from tracedthread import names
-from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.buckets import BOUNDS
+from tracedthread.measure import HistogramValue, Measurement
 from tracedthread.otel import observables
 from tracedthread.otel.observables import Observables, observe
 

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 
 import tracedthread
 from tracedthread import _rebind, _settings
@@ -18,10 +19,9 @@ LIMIT_S = 60
 
 
 def fresh(code: str, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     return subprocess.run(
         [sys.executable, *flags, "-c", textwrap.dedent(code)],
-        env={**clean, "PYTHONPATH": ROOT, **env},
+        env=clean_environment(ROOT, **env),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

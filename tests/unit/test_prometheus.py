@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tracedthread import _settings, endpoint, names
+from tracedthread.buckets import BOUNDS
 from tracedthread.exemplars import Exemplar, Exemplars
-from tracedthread.measure import BOUNDS, HistogramValue, Measurement
+from tracedthread.measure import HistogramValue, Measurement
 from tracedthread.prometheus import Collector, listen
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,6 +192,22 @@ def test_a_client_that_is_slow_or_confused_keeps_nobody_out_for_long(
         client.sendall(sent)
         assert get(server)[0]  # while the first one is still there
     assert capfd.readouterr() == ("", "")
+
+
+def test_half_a_request_gives_way_when_somebody_else_comes(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "REQUEST_S", 600)
+    with socket.create_connection(server.address) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n")
+        assert get(server)[0]
+
+
+def test_half_a_request_is_waited_for_while_nobody_else_comes(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "GIVE_WAY_S", 0)
+    with socket.create_connection(server.address) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n")
+        time.sleep(0.05)
+        client.sendall(b"\r\n")
+        assert client.recv(12) == b"HTTP/1.0 200"
 
 
 def test_who_connects_and_says_nothing_keeps_nobody_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ What a program prints, says on stderr and leaves as its exit status is all compa
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from clean_environment import clean_environment
 from test_thread_module import STOCK, check
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,11 +40,9 @@ settle()    # the watchdog of faulthandler
 
 
 def outcome(program: str, *flags: str, ours: bool) -> tuple[int, str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "PYTHON"))}
-    env |= {"PYTHONPATH": str(ROOT)} | ({} if ours else {"TRACEDTHREAD_DISABLED": "1"})
     done = subprocess.run(
         [sys.executable, *flags, "-c", HEAD + textwrap.dedent(program)],
-        env=env,
+        env=clean_environment(ROOT, **({} if ours else {"TRACEDTHREAD_DISABLED": "1"})),
         capture_output=True,
         text=True,
         timeout=LIMIT_S,

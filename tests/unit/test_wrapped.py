@@ -29,7 +29,7 @@ stock = {"type": type(threading.Lock()), "factory": threading.Lock}    # not by 
 
 
 def holds(program: str) -> None:
-    run(program, head=HEAD, env={"TRACEDTHREAD_ENABLE": "", "TRACEDTHREAD_OUTPUT": ""})
+    run(program, head=HEAD)
 
 
 def test_a_factory_kept_in_a_closure_is_said_not_to_be_covered() -> None:
@@ -188,5 +188,73 @@ outer = threading.Lock = wrap(threading.Lock)
 assert tracedthread.patch()
 assert threading.Lock is outer
 assert [row["where"] for row in wrapped()] == [["threading.Lock"]]
+"""
+    )
+
+
+DDTRACE_IN_PYTHON = """
+import queue, time
+source = '''
+class ProfiledLock:
+    __slots__ = ("__wrapped__",)
+    def __init__(self, wrapped): self.__wrapped__ = wrapped
+    def __getattr__(self, name): return getattr(self.__wrapped__, name)
+    def acquire(self, *args): return self._acquire(self.__wrapped__.acquire, *args)
+    def _acquire(self, acquire, *args): return acquire(*args)
+    def release(self): return self.__wrapped__.release()
+    def __enter__(self): return self._acquire(self.__wrapped__.__enter__)
+    def __exit__(self, *args): return self.__wrapped__.__exit__(*args)
+class Wrapper:
+    def __init__(self, original): self.original = original
+    def __call__(self): return self.make()
+    def make(self):
+        inner = self.original()
+        return ProfiledLock(inner)
+'''
+theirs = {"__name__": "ddtrace.profiling.collector._lock"}
+exec(compile(source, "/somewhere/ddtrace/profiling/collector/_lock.py", "exec"), theirs)
+"""
+
+
+def test_what_ddtraces_python_code_does_its_caller_does() -> None:
+    """Its releases before the compiled ones: all locks would be made, waited for and released in one place."""
+    holds(
+        DDTRACE_IN_PYTHON
+        + """
+assert tracedthread.patch(event_threshold_ms=0)
+threading.Lock = theirs["Wrapper"](threading.Lock)
+class Shop:
+    def __init__(self):
+        self.till = threading.Lock()
+        self.jobs = queue.Queue()
+        self.opened = threading.Condition(threading.Lock())
+shop = Shop()
+def buy():
+    with shop.till: pass
+def serve():
+    with shop.till:
+        customer = threading.Thread(target=buy)
+        customer.start()
+        customer.join(0.05)
+    customer.join()
+for _ in range(20):
+    serve()
+customer = threading.Thread(target=lambda: shop.jobs.get())
+customer.start()
+time.sleep(0.01)
+shop.jobs.put(1)
+customer.join()
+with shop.opened:
+    shop.opened.notify_all()    # which tries the lock, to see whether it is held
+profile = tracedthread.snapshot()
+rows = {row.name: row for row in profile.locks}
+assert {"Shop.till", "Shop.jobs.mutex"} <= set(rows), list(rows)
+assert not [row for row in rows.values() if "ddtrace" in row.created.path]
+assert not any(row.stats.failed_tries for row in rows.values())
+till = rows["Shop.till"]
+assert till.stats.contended
+assert {cell.stack[0].function for cell in till.waits} == {"buy"}
+assert [row.lock for row in profile.idle if row.kind == "queue.get"] == ["Shop.jobs.mutex"]
+assert "serve" in {cell.stack[0].function for cell in till.blame}
 """
     )
