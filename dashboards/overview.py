@@ -43,10 +43,10 @@ def build() -> dashboard.Dashboard:
         ),
         number(
             "Of that, for the GIL",
-            "Most waiting is really for the GIL: look for a thread that computes in pure Python, not for a lock.",
+            "Much of the waiting is really for the GIL: look for a thread that computes in pure Python, not for a lock.",
             GIL_SHARE,
             unit="percentunit",
-            red=0.5,
+            red=0.33,
         ),
         number(
             "Deadlocks",
@@ -97,10 +97,10 @@ def build() -> dashboard.Dashboard:
         ),
         curves(
             "Share of waiting that is the GIL",
-            "Above a half no lock is to blame: profile the CPU, move the work to a process, or release the GIL in it.",
+            "Above a third look no more at locks: profile the CPU, move the work to a process, or release the GIL in it.",
             query(GIL_SHARE, "GIL"),
             unit="percentunit",
-            red=0.5,
+            red=0.33,
         ),
         curves(
             "Waits ended by their timeout, per second",

@@ -39,7 +39,7 @@ FASTER = 50
 WINDOW = "6s"  # what `[5m]` becomes
 EXPECTED = {
     "report": {"TracedThreadLockSlow", "TracedThreadWaitShare"},
-    "hog": {"TracedThreadGilShare", "TracedThreadWaitShare"},
+    "hog": {"TracedThreadGilShare"},
     "pool": {"TracedThreadPoolSaturated"},
 }
 FIRE_S = 60
@@ -227,7 +227,7 @@ def test_the_report_is_shown_as_a_slow_lock_with_its_culprit(run: Run) -> None:
 
 
 def test_the_hog_is_shown_as_the_gils_share(run: Run) -> None:
-    assert _sum(run.phases["hog"].panels[GIL]) > 0.5
+    assert _sum(run.phases["hog"].panels[GIL]) > 1 / 3
     assert _sum(run.phases["report"].panels[GIL]) < 0.5
 
 
