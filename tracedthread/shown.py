@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from tracedthread.rows import OTHER
-from tracedthread.tally import Tally
+from tracedthread.tally import LockTally, Tally
 
 #: How many locks are shown at first; and, of each, how many functions.
 TOP = 20
@@ -78,6 +78,18 @@ class Shown:
             return OTHERS, OTHERS
         return key if function in functions else (name, OTHERS)
 
+    def without_others(self, tally: Tally) -> Tally:
+        """The same with the names of locks that are shown only; where values are told, it makes no difference."""
+        locks: dict[tuple[str, str], LockTally] = {}
+        for (name, lock_type), lock in tally.locks.items():
+            key = (name if name in self.functions else OTHER), lock_type
+            locks[key] = locks[key].plus(lock) if key in locks else lock
+        blame: dict[tuple[str, str], int] = {}
+        for (name, function), charged in tally.blame.items():
+            who = (name, function) if name in self.functions else (OTHER, OTHER)
+            blame[who] = blame.get(who, 0) + charged
+        return tally._replace(locks=locks, blame=blame)
+
 
 class Places(Generic[Key, Value]):
     """
@@ -88,7 +100,8 @@ class Places(Generic[Key, Value]):
 
     def __init__(self, plus: Callable[[Value, Value], Value], minus: Callable[[Value, Value], Value]) -> None:
         self._plus, self._minus = plus, minus
-        self._place: dict[Key, Key] = {}
+        self._place: dict[Key, Key] = {}  # in this round; what is told no more is forgotten
+        self._before: dict[Key, Key] = {}
         self._left: dict[Key, list[tuple[Key, Value]]] = {}
         self._since: dict[Key, int] = {}
         self._told: dict[Key, Value] = {}
@@ -96,10 +109,12 @@ class Places(Generic[Key, Value]):
     def begin(self) -> None:
         """A new round: every value is told once."""
         self._told = {}
+        self._before, self._place = self._place, {}
 
     def tell(self, key: Key, place: Key, value: Value) -> None:
         """Add a value where it belongs."""
-        last = self._place.setdefault(key, place)
+        last = self._before.get(key, place)
+        self._place[key] = place
         left = self._left.get(key, [])
         rest = value
         for old, share in left:
@@ -107,7 +122,6 @@ class Places(Generic[Key, Value]):
             rest = self._minus(rest, share)
         if last != place:
             self._left[key] = [*left, (last, rest)]
-            self._place[key] = place
             self._since.setdefault(place, time.time_ns())
             self._add(last, rest)
             rest = self._minus(rest, rest)

@@ -33,6 +33,8 @@ from tracedthread.target import Target
 OWN_WAIT_S = 1.0
 #: Descriptors kept at most before those of the dead are looked for and closed.
 KEPT_AT_MOST = 64
+#: Names of locks and blamed functions kept at most of all that have ended, besides those that are shown.
+NAMES_OF_ENDED = 2000
 #: In this many measurements a process in which there was nothing to read is not looked into again.
 PATIENCE = 8
 
@@ -215,6 +217,9 @@ class Workers:
             self._ended += 1
             worker.close()
             del self._known[worker.identity]
+            if max(len(self._retired.locks), len(self._retired.blame)) > NAMES_OF_ENDED:
+                self._shown.update(self._retired)
+                self._retired = self._shown.without_others(self._retired)
 
     def _receive(self) -> bool:
         while True:

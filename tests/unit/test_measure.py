@@ -247,6 +247,13 @@ def test_the_number_of_series_is_bounded() -> None:
     assert len(blamed) <= 3 * GROWTH * (TOP_FUNCTIONS * GROWTH + 1) + 1
 
 
+def test_what_is_told_no_more_is_forgotten() -> None:
+    stream = Stream(Shown(3))
+    for number in range(100):
+        stream.measure(locks(**{f"l{number}": 0.0}))
+    assert len(stream._locks._place) == 1
+
+
 def test_locks_that_nobody_waits_for_take_no_room_from_others() -> None:
     shown = Shown(2)
     for number in range(20):
@@ -263,16 +270,20 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.integers(0, 3))
+@given(STEPS, st.integers(0, 3), st.sets(st.integers(0, 11)))
 @settings(deadline=None)
-def test_no_counter_ever_goes_backwards_and_all_add_up(steps: list[dict[str, float]], top: int) -> None:
+def test_no_counter_ever_goes_backwards_and_all_add_up(steps: list[dict[str, float]], top: int, ends: set[int]) -> None:
+    """Also when processes end, and what they leave behind forgets the names that are not shown."""
     shown = Shown(top)
     stream = Stream(shown)
-    total, before = EMPTY._replace(start_ns=1), {}
-    for step in steps:
-        total = total.plus(locks(**step))
+    living, gone, before = EMPTY._replace(start_ns=1), EMPTY, {}
+    for number, step in enumerate(steps):
+        living = living.plus(locks(**step))
         blame = {(name, function): round(wait * UNITS) for name, wait in step.items() for function in "xyz"}
-        total = total.plus(EMPTY._replace(blame=blame))
+        living = living.plus(EMPTY._replace(blame=blame))
+        if number in ends:
+            gone, living = shown.without_others(gone.plus(living)), EMPTY
+        total = gone.plus(living)
         shown.update(total)
         now = by_series(stream.measure(total))
         for series, old in before.items():

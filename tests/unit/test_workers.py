@@ -130,6 +130,35 @@ def test_a_pid_that_is_used_again_begins_its_series_anew(
     assert group.failures == 0
 
 
+def test_memory_of_names_that_only_the_dead_had_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker has locks of names that no other has, the second of which somebody waited for."""
+    monkeypatch.setattr(workers, "NAMES_OF_ENDED", 10)
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5)})
+    assert tracedthread.patch()
+    group = Workers(_core.load(), top=1)
+    try:
+        before: dict[Any, Any] = {}
+        for number in range(1, 41):
+            builder = cb.CaptureBuilder(pid=5000 + number)
+            builder.site(f"idle{number}", ("f", "/srv/a.py", number)).hold(1000)
+            busy = builder.site(f"busy{number}", ("g", "/srv/b.py", number))
+            builder.wait(busy, "lock", [("h", "/srv/b.py", number)], number * 10**9, timeouts=1)
+            builder.blame(busy, [(f"f{number}", "/srv/b.py", number)], 10**9)
+            (tmp_path / "ended").write_bytes(builder.build())
+            group._take(os.open(tmp_path / "ended", os.O_RDONLY), 0, None)
+            now = {(p.metric.name, p.attributes): p.value for p in group.measure() if p.metric is names.TIMEOUTS}
+            assert sum(now.values()) == number
+            assert all(now[series] >= value for series, value in before.items())
+            before = now
+        assert states(group) == {"living": 1, "ended": 40, "unreadable": 0}
+        assert len(group._retired.locks) <= 20
+        assert len(group._retired.blame) <= 20
+        assert group.failures == 0
+    finally:
+        group.close()
+        tracedthread.unpatch()
+
+
 def test_the_same_capture_twice_counts_once_and_leaves_no_descriptor(group: Workers, tmp_path: Path) -> None:
     group._take(capture_of(tmp_path / "a", 4242), 0, None)
     before = len(os.listdir("/proc/self/fd"))
