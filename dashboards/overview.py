@@ -43,7 +43,7 @@ def build() -> dashboard.Dashboard:
         ),
         number(
             "Of that, for the GIL",
-            "Much of the waiting is really for the GIL: look for a thread that computes in pure Python, not for a lock.",
+            "Much of the waiting is for the GIL: look for a thread that computes in pure Python, not for a lock.",
             GIL_SHARE,
             unit="percentunit",
             red=0.33,
@@ -97,7 +97,7 @@ def build() -> dashboard.Dashboard:
         ),
         curves(
             "Share of waiting that is the GIL",
-            "Above a third look no more at locks: profile the CPU, move the work to a process, or release the GIL in it.",
+            "Above a third it is not the locks: profile the CPU, move the work to a process, or release the GIL in it.",
             query(GIL_SHARE, "GIL"),
             unit="percentunit",
             red=0.33,

@@ -18,6 +18,25 @@ static uint32_t without_number(const char *prefix, uint32_t length)
     return is_number ? end - 1 : length;
 }
 
+static bool is_named(const tt_pool *pool, const char *name, uint32_t length)
+{
+    uint32_t its;
+    const char *text = tt_the_segment.strings + pool->name;
+    memcpy(&its, text, sizeof its);
+    return its == length && memcmp(text + sizeof its, name, length) == 0;
+}
+
+// The string, or 0 when there is no room for a pool of this name: then it takes none among the strings either.
+static uint32_t name_of(const char *prefix, uint32_t length)
+{
+    const tt_section *s = &tt_the_segment.sections[TT_POOLS];
+    for (uint32_t i = 1; i < s->used; i++)
+        if (is_named(&tt_the_segment.pools[i], prefix, length)) return tt_the_segment.pools[i].name;
+    if (s->used < s->capacity) return tt_intern_text(prefix, length);
+    tt_segment_reserve(TT_POOLS);   // counts what is lost
+    return 0;
+}
+
 // There are few, and an executor asks once.
 static uint32_t find_pool(uint32_t name)
 {
@@ -45,7 +64,7 @@ tt_executor *tt_executor_new(const char *prefix, uint32_t length, uint32_t limit
 {
     tt_executor *e = malloc(sizeof *e);
     if (!e) return NULL;
-    *e = (tt_executor){.users = 1, .limit = limit, .name = tt_intern_text(prefix, without_number(prefix, length))};
+    *e = (tt_executor){.users = 1, .limit = limit, .name = name_of(prefix, without_number(prefix, length))};
     enter(e);
     return e;
 }

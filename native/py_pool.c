@@ -46,6 +46,18 @@ static PyObject *forget(PyObject *address, PyObject *Py_UNUSED(reference))
     Py_RETURN_NONE;
 }
 
+static bool refers_to(PyObject *reference, const PyObject *object)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *now = NULL;
+    if (PyWeakref_GetRef(reference, &now) < 0) PyErr_Clear();
+    Py_XDECREF(now);   // not the last one: the caller has one
+    return now == object;
+#else
+    return PyWeakref_GET_OBJECT(reference) == object;
+#endif
+}
+
 static PyObject *watch_end(PyObject *executor)
 {
     static PyMethodDef method = {"forget", forget, METH_O, NULL};
@@ -81,9 +93,16 @@ static tt_executor *submitting(void)
     PyCodeObject *code = frame ? tt_pyframe_code(frame) : NULL;
     PyObject *self = code && code->co_name == words.submit && code->co_argcount > 0 ? tt_pyframe_first_local(frame) : NULL;
     if (!self) return NULL;
-    known **bucket = bucket_of(self);
-    for (known *one = *bucket; one; one = one->next)
-        if (one->address == self) return one->executor;
+    known **bucket = bucket_of(self), *found = *bucket;
+    while (found && found->address != self) found = found->next;
+    if (found && refers_to(found->reference, self)) return found->executor;
+    if (found) {   // of one that has gone without a word, as when its reference was made by a finalizer
+        PyObject *address = PyLong_FromVoidPtr(self), *gone = address ? forget(address, NULL) : NULL;
+        Py_XDECREF(gone);
+        Py_XDECREF(address);
+        PyErr_Clear();
+        if (!gone) return NULL;
+    }
     known *one = PyMem_Malloc(sizeof *one);
     PyObject *reference = one ? watch_end(self) : NULL;
     tt_executor *executor = reference ? new_executor(self) : NULL;
@@ -109,6 +128,7 @@ static void task_dealloc(PyObject *self)
 
 static PyObject *new_task(void)
 {
+    if (tt_recorded_from == UINT32_MAX || !tt_the_segment.base) return NULL;
     tt_executor *executor = submitting();
     tt_task task;
     if (!executor || !tt_task_submit(&task, executor)) return NULL;

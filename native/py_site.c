@@ -56,7 +56,6 @@ uint32_t tt_py_text(PyObject *text)
 static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inner, enum tt_lock_type type)
 {
     PyCodeObject *code = tt_pyframe_code(frame);
-    if (known->role == TT_ROLE_POOL_MAKER) tt_py_pools_meet();
     int offset = tt_pyframe_offset(frame), line = PyCode_Addr2Line(code, offset);
     tt_site site = {.file = known->file, .function = known->function, .line = line > 0 ? (uint32_t)line : 0, .type = type};
     uint32_t member = 0;
@@ -75,7 +74,9 @@ static uint32_t meet_site(tt_pyframe *frame, tt_py_code *known, tt_pyframe *inne
         }
     }
     site.stack = tt_py_stack_of(frame);
-    return tt_intern_site(&site);
+    uint32_t id = tt_intern_site(&site);
+    if (known->role == TT_ROLE_POOL_MAKER) tt_py_pools_meet();   // last: it makes a class, and that can run Python code
+    return id;
 }
 
 uint32_t tt_py_site(enum tt_lock_type type)

@@ -157,7 +157,10 @@ static void what_finds_no_room_is_counted_elsewhere(void)
         tt_executor_unref(executor(name, 1));
     }
     CHECK(section->used == section->capacity && section->lost == 0);
-    tt_executor *e = executor("one too many", 4);
+    uint64_t strings = tt_the_segment.sections[TT_STRINGS].used;
+    tt_executor *e = executor("one too many", 4), *again = executor(name, 1);
+    CHECK(tt_the_segment.sections[TT_STRINGS].used == strings && again->pool == section->used - 1);
+    tt_executor_unref(again);
     CHECK(e->pool == 0 && section->lost == 1 && tt_the_segment.pools[0].limit == 4);
     tt_task task;
     CHECK(tt_task_submit(&task, e));
