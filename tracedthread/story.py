@@ -69,7 +69,10 @@ def judge(profile: Profile) -> Verdict:
         most = f", {duration(worst.wait_s)} of it for {worst.name}" if worst is not None and worst.wait_s else ""
         waited = f"Of {duration(profile.process.duration_s)}, threads waited {duration(lock_s)} for locks{most}."
         return Verdict("nobody", "", "", (waited,))
-    if sum(lock.own_gil_s + lock.gil_s for lock in profile.locks) >= MUCH_GIL * lock_s:
+    gil_s = sum(lock.own_gil_s + lock.gil_s for lock in profile.locks)
+    if gil_s >= MUCH_GIL * lock_s:
+        if profile.threads and not _computing(profile):
+            return _starved(gil_s, lock_s)
         return _gil(profile, worst, lock_s)
     return _holder(worst)
 
@@ -99,6 +102,14 @@ def _holder(lock: LockRow) -> Verdict:
         ),
     ]
     return Verdict("holder", culprit.frame.function, lock.name, tuple(lines))
+
+
+def _starved(gil_s: float, lock_s: float) -> Verdict:
+    line = (
+        f"{percent(gil_s, lock_s)} of {duration(lock_s)} of waiting for locks was for the GIL, but no thread computed "
+        "for long: those that had it were short of processors."
+    )
+    return Verdict("nobody", "", "", (line,))
 
 
 def _gil(profile: Profile, worst: LockRow, lock_s: float) -> Verdict:

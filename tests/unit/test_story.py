@@ -110,6 +110,13 @@ def test_where_threads_compute_most_of_the_time_no_holder_is_blamed(wait_ms: int
     assert judge(replace(profile(wait_ms=wait_ms), threads=many)).kind == judge(profile(wait_ms=wait_ms)).kind != "gil"
 
 
+def test_a_gil_that_nobody_computes_with_is_nobodys_fault_but_the_machines() -> None:
+    serving = tuple(thread(f"request-{n}", "work", 300) for n in range(16))
+    starved = replace(profile(gil_ms=2000), threads=serving)
+    assert judge(starved).kind == "nobody"
+    assert "67 % of 3.0 s of waiting for locks was for the GIL, but no thread computed for long" in told(starved)
+
+
 def test_who_had_the_gil_is_not_guessed() -> None:
     text = told(replace(profile(gil_ms=2000), threads=()))
     assert "Who had the GIL is not recorded" in text
