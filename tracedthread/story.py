@@ -26,7 +26,7 @@ MUCH_GIL = 1 / 3
 # Of the time recorded. A thread that used the processor less is not what the GIL was busy with; if those that used it
 # more did so for less than MUCH_COMPUTING together, the GIL was mostly free. With a busy GIL few waits may tell of it:
 # others hardly come to where they would wait, and who lacks it inside a hold looks like a holder.
-MUCH_CPU = 0.1
+MUCH_CPU = 0.05
 MUCH_COMPUTING = 0.3
 MAX_ROWS = 3
 _SLOWER = 2.0  # than in the healthy run, at least

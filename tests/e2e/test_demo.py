@@ -99,9 +99,9 @@ def test_demo_tells_what_is_slow_and_who_is_to_blame_and_writes_the_page(tmp_pat
 
 @needs_shop
 def test_a_fault_that_had_no_time_exits_with_1_and_says_so(tmp_path: Path) -> None:
-    done = demo("-o", str(tmp_path / "a.html"), "--fault", "report", "--seconds", "0.1", "--requests", "0")
+    done = demo("-o", str(tmp_path / "a.html"), "--fault", "pool", "--seconds", "0.1", "--requests", "0")
     assert done.returncode == 1
-    assert done.stderr == "tracedthread: nobody to blame in this recording: report\n"
+    assert done.stderr == "tracedthread: nobody to blame in this recording: pool\n"
 
 
 @needs_shop

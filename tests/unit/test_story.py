@@ -106,12 +106,12 @@ def test_where_threads_compute_most_of_the_time_no_holder_is_blamed(wait_ms: int
     assert (verdict.kind, verdict.culprit) == ("gil", "the GIL")
     starting = (thread("MainThread", "", 5000),)
     assert judge(replace(profile(wait_ms=wait_ms), threads=starting)).kind != "gil"
-    many = tuple(thread(f"request-{n}", "work", 300) for n in range(16))  # each a little: they serve
+    many = tuple(thread(f"request-{n}", "work", 150) for n in range(16))  # each a little: they serve
     assert judge(replace(profile(wait_ms=wait_ms), threads=many)).kind == judge(profile(wait_ms=wait_ms)).kind != "gil"
 
 
 def test_a_gil_that_nobody_computes_with_is_nobodys_fault_but_the_machines() -> None:
-    serving = tuple(thread(f"request-{n}", "work", 300) for n in range(16))
+    serving = tuple(thread(f"request-{n}", "work", 150) for n in range(16))
     starved = replace(profile(gil_ms=2000), threads=serving)
     assert judge(starved).kind == "nobody"
     assert "67 % of 3.0 s of waiting for locks was for the GIL, but no thread computed for long" in told(starved)
