@@ -30,9 +30,9 @@ static bool is_named(const tt_pool *pool, const char *name, uint32_t length)
 static uint32_t name_of(const char *prefix, uint32_t length)
 {
     const tt_section *s = &tt_the_segment.sections[TT_POOLS];
+    if (s->used < s->capacity) return tt_intern_text(prefix, length);
     for (uint32_t i = 1; i < s->used; i++)
         if (is_named(&tt_the_segment.pools[i], prefix, length)) return tt_the_segment.pools[i].name;
-    if (s->used < s->capacity) return tt_intern_text(prefix, length);
     tt_segment_reserve(TT_POOLS);   // counts what is lost
     return 0;
 }

@@ -93,12 +93,13 @@ static bool is_anywhere(PyObject *path, PyObject *pattern)
     return true;
 }
 
-static bool is_hidden(PyObject *path)
+// Whether it is among `files`, a tuple or NULL.
+static bool is_among(PyObject *path, PyObject *files)
 {
-    if (!hidden_files) return false;
-    if (PySequence_Contains(hidden_files, path) == 1) return true;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hidden_files); i++)
-        if (is_anywhere(path, PyTuple_GET_ITEM(hidden_files, i))) return true;
+    if (!files) return false;
+    if (PySequence_Contains(files, path) == 1) return true;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(files); i++)
+        if (is_anywhere(path, PyTuple_GET_ITEM(files, i))) return true;
     return false;
 }
 
@@ -111,13 +112,6 @@ static int role_of(PyCodeObject *code, PyObject *qualname)
     return role ? (int)PyLong_AsLong(role) : TT_ROLE_NONE;
 }
 
-static bool is_wrapper(PyObject *file)
-{
-    for (Py_ssize_t i = 0; wrapper_files && i < PyTuple_GET_SIZE(wrapper_files); i++)
-        if (is_anywhere(file, PyTuple_GET_ITEM(wrapper_files, i))) return true;
-    return false;
-}
-
 static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
 {
     tt_py_code *known = calloc(1, sizeof *known);
@@ -128,8 +122,8 @@ static tt_py_code *meet(PyCodeObject *code, tt_pyframe *frame)
     known->function = tt_py_text(qualname);
     known->role = TT_ROLE_NONE;
     if (PyUnicode_CheckExact(code->co_filename) && PyUnicode_CheckExact(qualname)) {   // a subclass's __eq__ is Python code
-        known->wrapper = is_wrapper(code->co_filename);
-        known->hidden = known->wrapper || is_hidden(code->co_filename);
+        known->wrapper = is_among(code->co_filename, wrapper_files);
+        known->hidden = known->wrapper || is_among(code->co_filename, hidden_files);
         known->role = (int16_t)role_of(code, qualname);
     }
     known->maker = known->wrapper

@@ -9,12 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_PREFIXES = ("TRACEDTHREAD_", "OTEL_", "PYTHON", "COVERAGE", "DD_", "SENTRY_")
+_PREFIXES = ("TRACEDTHREAD_", "OTEL_", "PYTHON", "COVERAGE", "DD_", "SENTRY_", "SHOP_")
 
 
 def clean_environment(*paths: str | Path, **more: str) -> dict[str, str]:
     """
-    The environment without settings of ours, of Python and of others that watch programs.
+    The environment without settings of ours, of Python, of others that watch programs and of the shop.
 
     Args:
         paths: Where Python looks for modules besides, the checkout for instance.

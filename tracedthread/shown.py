@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, Tally
+from tracedthread.tally import LockTally, Tally, add_to
 
 #: How many locks are shown at first; and, of each, how many functions.
 TOP = 20
@@ -82,8 +82,7 @@ class Shown:
         """The same with the names of locks that are shown only; where values are told, it makes no difference."""
         locks: dict[tuple[str, str], LockTally] = {}
         for (name, lock_type), lock in tally.locks.items():
-            key = (name if name in self.functions else OTHER), lock_type
-            locks[key] = locks[key].plus(lock) if key in locks else lock
+            add_to(locks, ((name if name in self.functions else OTHER), lock_type), lock)
         blame: dict[tuple[str, str], int] = {}
         for (name, function), charged in tally.blame.items():
             who = (name, function) if name in self.functions else (OTHER, OTHER)

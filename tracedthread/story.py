@@ -60,20 +60,21 @@ def judge(profile: Profile) -> Verdict:
     pool = _pool_waits(profile)
     pool_s = sum(row.wait_s for row in pool)
     lock_s = sum(lock.wait_s for lock in profile.locks)
+    gil_s = sum(lock.own_gil_s + lock.gil_s for lock in profile.locks)
     worst = max(profile.locks, key=lambda lock: lock.wait_s, default=None)
     if pool_s >= enough_s and pool_s > lock_s:
         return _pool(pool, lock_s)
-    if worst is not None and sum(_computing(profile).values()) >= MUCH_COMPUTING * profile.process.duration_s:
-        return _gil(profile, worst, lock_s)
+    computing = _computing(profile)
+    if worst is not None and sum(computing.values()) >= MUCH_COMPUTING * profile.process.duration_s:
+        return _gil(computing, worst, gil_s, lock_s)
     if worst is None or lock_s < enough_s or worst.wait_s < NOTICEABLE_S * worst.stats.contended:
         most = f", {duration(worst.wait_s)} of it for {worst.name}" if worst is not None and worst.wait_s else ""
         waited = f"Of {duration(profile.process.duration_s)}, threads waited {duration(lock_s)} for locks{most}."
         return Verdict("nobody", "", "", (waited,))
-    gil_s = sum(lock.own_gil_s + lock.gil_s for lock in profile.locks)
     if gil_s >= MUCH_GIL * lock_s:
-        if profile.threads and not _computing(profile):
+        if profile.threads and not computing:
             return _starved(gil_s, lock_s)
-        return _gil(profile, worst, lock_s)
+        return _gil(computing, worst, gil_s, lock_s)
     return _holder(worst)
 
 
@@ -112,8 +113,7 @@ def _starved(gil_s: float, lock_s: float) -> Verdict:
     return Verdict("nobody", "", "", (line,))
 
 
-def _gil(profile: Profile, worst: LockRow, lock_s: float) -> Verdict:
-    gil_s = sum(lock.own_gil_s + lock.gil_s for lock in profile.locks)
+def _gil(computing: dict[ThreadRow, float], worst: LockRow, gil_s: float, lock_s: float) -> Verdict:
     lines = [
         (
             f"{percent(gil_s, lock_s)} of {duration(lock_s)} of waiting for locks was for the GIL alone: the lock was "
@@ -122,7 +122,7 @@ def _gil(profile: Profile, worst: LockRow, lock_s: float) -> Verdict:
         ),
         f"{worst.name}: {duration(worst.wait_s)}, {percent(worst.own_gil_s + worst.gil_s, worst.wait_s)} the GIL.",
     ]
-    busy = _busy(profile)
+    busy = _busy(computing)
     if busy:
         lines.append(f"Who had the GIL when is not recorded, but who used the processor: {'; '.join(busy)}.")
     else:
@@ -137,10 +137,10 @@ def _computing(profile: Profile) -> dict[ThreadRow, float]:
     return {thread: used_s for thread, used_s in cpu_s.items() if used_s >= enough_s}
 
 
-def _busy(profile: Profile) -> list[str]:
+def _busy(computing: dict[ThreadRow, float]) -> list[str]:
     """Their processor time by what they were started with, most first."""
     cpu_s: dict[str, list[float]] = {}
-    for thread, used_s in _computing(profile).items():
+    for thread, used_s in computing.items():
         cpu_s.setdefault(thread.function, []).append(used_s)
     worst = sorted(cpu_s.items(), key=lambda item: -sum(item[1]))
     return [f"{count(len(each), 'thread')} of {function}, {duration(sum(each))}" for function, each in worst[:MAX_ROWS]]

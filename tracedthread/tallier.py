@@ -19,7 +19,7 @@ from tracedthread.capture import MAX_BYTES, CaptureError
 from tracedthread.histogram import BUCKETS, index_of
 from tracedthread.layout import Section
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, PoolTally, ResourceTally, Tally
+from tracedthread.tally import LockTally, PoolTally, ResourceTally, Tally, add_to
 
 #: Gives exactly (offset, length) bytes of a capture, or raises CaptureError or OSError.
 Read = Callable[[int, int], "bytes | memoryview"]
@@ -173,7 +173,7 @@ class Tallier:
                 if self._in_place:
                     self._known[index] = record[: _HEAD.size], lock
             key = self._locks.get(index) or self._name_lock(index)
-            locks[key] = locks[key].plus(lock) if key in locks else lock
+            add_to(locks, key, lock)
         return locks
 
     def _name_lock(self, index: int) -> tuple[str, str]:
@@ -215,9 +215,7 @@ class Tallier:
             site, kind, count, ticks = _CELL_HEAD.unpack_from(data, at)
             if count:
                 name = (self._locks.get(site) or self._name_lock(site))[0] if site else OTHER
-                waits = ResourceTally(count, ticks * ns_per_tick)
-                key = name, layout.KINDS[kind]
-                resources[key] = resources[key].plus(waits) if key in resources else waits
+                add_to(resources, (name, layout.KINDS[kind]), ResourceTally(count, ticks * ns_per_tick))
         return resources
 
     def _read_pools(self, ns_per_tick: int) -> dict[str, PoolTally]:

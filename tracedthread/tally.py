@@ -11,11 +11,23 @@ from __future__ import annotations
 import operator
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 _UNITS = 2**32 * 10**9  # a second
 
 _Key = TypeVar("_Key", bound=Hashable)
+
+
+class _Summand(Protocol):
+    def plus(self, other: Any) -> Any: ...
+
+
+_Value = TypeVar("_Value", bound=_Summand)
+
+
+def add_to(sums: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+    """Add `value` to what stands there at `key`, if anything does."""
+    sums[key] = sums[key].plus(value) if key in sums else value
 
 
 def seconds(time: int) -> float:
@@ -105,19 +117,10 @@ class Tally(NamedTuple):
 
     def plus(self, other: Tally) -> Tally:
         """Both together."""
-        locks = dict(self.locks)
-        for key, lock in other.locks.items():
-            locks[key] = locks[key].plus(lock) if key in locks else lock
-        resources = dict(self.resources)
-        for key, waits in other.resources.items():
-            resources[key] = resources[key].plus(waits) if key in resources else waits
-        pools = dict(self.pools)
-        for name, pool in other.pools.items():
-            pools[name] = pools[name].plus(pool) if name in pools else pool
         return Tally(
-            locks,
+            _union(self.locks, other.locks),
             _sum(self.blame, other.blame),
-            resources,
+            _union(self.resources, other.resources),
             self.started + other.started,
             self.start_time + other.start_time,
             self.start_histogram + other.start_histogram,
@@ -125,7 +128,7 @@ class Tally(NamedTuple):
             self.deadlocks + other.deadlocks,
             _sum(self.dropped, other.dropped),
             min(self.start_ns, other.start_ns) or max(self.start_ns, other.start_ns),
-            pools,
+            _union(self.pools, other.pools),
         )
 
     def ended(self) -> Tally:
@@ -136,6 +139,13 @@ class Tally(NamedTuple):
 
 
 EMPTY = Tally({}, {}, {}, 0, 0, 0, 0, 0, {}, 0)
+
+
+def _union(one: Mapping[_Key, _Value], two: Mapping[_Key, _Value]) -> dict[_Key, _Value]:
+    result = dict(one)
+    for key, value in two.items():
+        add_to(result, key, value)
+    return result
 
 
 def _sum(one: Mapping[_Key, int], two: Mapping[_Key, int]) -> dict[_Key, int]:

@@ -27,7 +27,7 @@ from tracedthread.measure import Measurement, Stream
 from tracedthread.procfs import Process, Refused, Unrecorded, close_ours, identify, processes
 from tracedthread.shown import TOP, Shown
 from tracedthread.tallier import Tallier, read_descriptor, read_own
-from tracedthread.tally import EMPTY, Tally
+from tracedthread.tally import EMPTY, Tally, add_to
 from tracedthread.target import Target
 
 OWN_WAIT_S = 1.0
@@ -203,7 +203,7 @@ class Workers:
         members = {str(os.getpid()): self._last_own}
         for worker in self._known.values():
             label, tally = str(worker.pid), worker.read()
-            members[label] = members[label].plus(tally) if label in members else tally
+            add_to(members, label, tally)
             unreadable += not worker.is_readable
         if self._ended:
             members["retired"] = self._retired

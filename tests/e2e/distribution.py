@@ -14,6 +14,12 @@ else:
     from pip._vendor import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
+#: `opentelemetry-instrument` of this interpreter, of which a checkout's environment need not have the script.
+INSTRUMENT = [
+    sys.executable,
+    "-c",
+    "from opentelemetry.instrumentation.auto_instrumentation import run; run()",
+]
 
 
 def write(

@@ -8,7 +8,6 @@ VictoriaMetrics. The alerts are those of the file, with all times divided by 50.
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from backends import Collector, Prometheus, Store, VictoriaMetrics, answers, free_ports, wait_for
+from clean_environment import clean_environment
 from panels import ALERTS, ROOT, asked_by, queries, quickened
 
 pytestmark = [
@@ -108,9 +108,7 @@ def run(
     port, metrics = free_ports(2)
     shop = f"http://127.0.0.1:{port}"
     alarmed.scrape(f"127.0.0.1:{metrics}")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON", "SHOP_"))}
-    env |= {
-        "PYTHONPATH": str(ROOT),
+    env = clean_environment(ROOT) | {
         "SHOP_BIND": f"127.0.0.1:{port}",
         "SHOP_DATABASE_URL": f"sqlite:///{folder / 'shop.db'}",
         "OTEL_SERVICE_NAME": "shop",

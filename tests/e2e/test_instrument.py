@@ -23,11 +23,6 @@ import distribution
 from sink import Sink
 
 ROOT = Path(__file__).resolve().parents[2]
-INSTRUMENT = [
-    sys.executable,
-    "-c",
-    "from opentelemetry.instrumentation.auto_instrumentation import run; run()",
-]
 
 # A distro as vendors make them; its configurator starts the SDK's threads, as the stock one does.
 DISTRO = """
@@ -101,7 +96,7 @@ def instrument(folder: Path, program: str = PROGRAM, **env: str) -> subprocess.C
     # Of the stock distro, where it is installed: a vendor's, in these tests, exports in any case.
     silent = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
     result = subprocess.run(
-        [*INSTRUMENT, sys.executable, "program.py"],
+        [*distribution.INSTRUMENT, sys.executable, "program.py"],
         cwd=folder.parent,
         env=clean_environment(folder, ROOT, **(silent | env)),
         capture_output=True,

@@ -4,7 +4,6 @@ Blame pushed to Pyroscope by programs as people start them: `tracedthread run --
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,17 +12,13 @@ from pathlib import Path
 
 import distribution
 import pytest
+from clean_environment import clean_environment
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from pyroscope_server import FakePyroscope
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
-INSTRUMENT = [
-    sys.executable,
-    "-c",
-    "from opentelemetry.instrumentation.auto_instrumentation import run; run()",
-]
 
 PROGRAM = """
     import threading, time
@@ -49,11 +44,10 @@ def start(
     folder: Path, command: list[str], program: str, *, paths: tuple[Path, ...] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
     (folder / "program.py").write_text(textwrap.dedent(PROGRAM) + textwrap.dedent(program), encoding="utf-8")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON"))}
     result = subprocess.run(
         command,
         cwd=folder,
-        env={**clean, "PYTHONPATH": os.pathsep.join(map(str, (*paths, ROOT))), "PYTHONWARNINGS": "ignore", **env},
+        env=clean_environment(*paths, ROOT, **({"PYTHONWARNINGS": "ignore"} | env)),
         capture_output=True,
         text=True,
         timeout=60,
@@ -183,7 +177,13 @@ def test_opentelemetry_instrument_pushes_as_the_service_of_the_traces(tmp_path: 
         env = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")}
         env |= {"TRACEDTHREAD_PYROSCOPE_URL": server.url}
         env |= {"OTEL_PYTHON_CONFIGURATOR": "none"}  # the provider is the program's, also where the distro is installed
-        start(tmp_path, [*INSTRUMENT, sys.executable, "program.py"], program, paths=(tmp_path / "found",), **env)
+        start(
+            tmp_path,
+            [*distribution.INSTRUMENT, sys.executable, "program.py"],
+            program,
+            paths=(tmp_path / "found",),
+            **env,
+        )
         assert len(blame(server)) == 1
     assert server.pushes[0].labels["service_name"] == "of-the-traces"
 

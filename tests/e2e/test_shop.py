@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_environment import clean_environment
 
 from tracedthread.incident import missing
 
@@ -30,11 +31,6 @@ STOCK = [sys.executable]
 OURS = [sys.executable, "-m", "tracedthread", "run", "-q", "--follow-fork", "-o", "shop.ttc"]
 
 
-def environment(**more: str) -> dict[str, str]:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TRACEDTHREAD_", "OTEL_", "PYTHON", "SHOP_"))}
-    return {**clean, "PYTHONPATH": str(ROOT), **more}
-
-
 @contextmanager
 def opened(python: list[str], folder: Path, **env: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """The port and the process of a shop."""
@@ -45,7 +41,7 @@ def opened(python: list[str], folder: Path, **env: str) -> Iterator[tuple[int, s
         server = subprocess.Popen(
             [*python, "-m", "gunicorn", "-c", str(SHOP / "gunicorn.conf.py"), "examples.shop.app:app"],
             cwd=folder,
-            env=environment(SHOP_BIND=f"fd://{listener.fileno()}", **env),
+            env=clean_environment(ROOT, SHOP_BIND=f"fd://{listener.fileno()}", **env),
             pass_fds=[listener.fileno()],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -110,7 +106,9 @@ def test_it_ends_at_once_with_all_faults_on_and_under_load(python: list[str], tm
         assert ask(port, "/faults") == (200, {"report": True, "hog": True, "pool": True})
         load = [sys.executable, "-m", "examples.shop.load", "--url", f"http://127.0.0.1:{port}"]
         load += ["--seconds", "0.5", "--requests", "100"]
-        done = subprocess.run(load, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            load, env=clean_environment(ROOT), capture_output=True, text=True, timeout=60, check=False
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert re.search(r"^/price +\d+ +\d+\.\d ms +\d+\.\d ms$", done.stdout, re.MULTILINE)
         assert "failed" not in done.stdout
@@ -138,7 +136,7 @@ app.close()
 assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
 """
     command = [sys.executable, "-X", "dev", "-c", program]
-    env = environment(SHOP_FAULTS="report,hog,pool")
+    env = clean_environment(ROOT, SHOP_FAULTS="report,hog,pool")
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -165,6 +163,11 @@ assert runs[0] == runs[1] != runs[2]
 assert len(runs[0]) == 64
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program],
+        env=clean_environment(ROOT),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
