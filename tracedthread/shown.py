@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, Tally, add_to
+from tracedthread.tally import LockTally, ResourceTally, Tally, add_to
 
 #: How many locks are shown at first; and, of each, how many functions.
 TOP = 20
@@ -83,11 +83,14 @@ class Shown:
         locks: dict[tuple[str, str], LockTally] = {}
         for (name, lock_type), lock in tally.locks.items():
             add_to(locks, ((name if name in self.functions else OTHER), lock_type), lock)
+        resources: dict[tuple[str, str], ResourceTally] = {}
+        for (name, kind), waits in tally.resources.items():
+            add_to(resources, ((name if name in self.functions else OTHER), kind), waits)
         blame: dict[tuple[str, str], int] = {}
         for (name, function), charged in tally.blame.items():
             who = (name, function) if name in self.functions else (OTHER, OTHER)
             blame[who] = blame.get(who, 0) + charged
-        return tally._replace(locks=locks, blame=blame)
+        return tally._replace(locks=locks, resources=resources, blame=blame)
 
 
 class Places(Generic[Key, Value]):

@@ -143,11 +143,13 @@ def test_memory_of_names_that_only_the_dead_had_is_bounded(tmp_path: Path, monke
     try:
         before = timeouts(group)
         of_this_process = sum(before.values())
+        of_this_process_waits = sum(p.value for p in group.measure() if p.metric is names.RESOURCE_WAITS)
         for number in range(1, 41):
             builder = cb.CaptureBuilder(pid=5000 + number)
             builder.site(f"idle{number}", ("f", "/srv/a.py", number)).hold(1000)
             busy = builder.site(f"busy{number}", ("g", "/srv/b.py", number))
             builder.wait(busy, "lock", [("h", "/srv/b.py", number)], number * 10**9, timeouts=1)
+            builder.wait(busy, "semaphore", [("h", "/srv/b.py", number)], 10**9)
             builder.blame(busy, [(f"f{number}", "/srv/b.py", number)], 10**9)
             (tmp_path / "ended").write_bytes(builder.build())
             group._take(os.open(tmp_path / "ended", os.O_RDONLY), 0, None)
@@ -158,6 +160,9 @@ def test_memory_of_names_that_only_the_dead_had_is_bounded(tmp_path: Path, monke
         assert states(group) == {"living": 1, "ended": 40, "unreadable": 0}
         assert len(group._retired.locks) <= 20
         assert len(group._retired.blame) <= 20
+        assert len(group._retired.resources) <= 20
+        waits = sum(p.value for p in group.measure() if p.metric is names.RESOURCE_WAITS)
+        assert waits == of_this_process_waits + 40
         assert group.failures == 0
     finally:
         group.close()
