@@ -26,7 +26,8 @@ build: $(VENV)/.native  ## the extension for PYTHON, in place
 
 test: build  ## all tests on PYTHON, and the short modules of CPython's own tests under the patch
 	@mkdir -p build
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 -m 'not alone'
+	$(RUN) -m pytest -m alone
 	$(RUN) tests/cpython/run.py --mode A --short
 
 test-all:  ## all tests, and CPython's own, on every Python >= 3.10 of this machine, and on 3.14 and 3.15 (about 25 min)

@@ -27,6 +27,7 @@ from panels import ALERTS, ROOT, asked_by, queries, quickened
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(240),
     pytest.mark.skipif(
         not all(map(find_spec, ("flask", "gunicorn", "sqlalchemy"))), reason="the shop's needs: make test has them"

@@ -51,7 +51,7 @@ def demo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
+def one_at_a_time() -> Iterator[None]:
     """One hog at a time: what it does to the machine is not the story of another shop."""
     with Path(tempfile.gettempdir(), f"tracedthread-shop-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -59,7 +59,8 @@ def alone() -> Iterator[None]:
 
 
 @needs_shop
-@pytest.mark.usefixtures("alone")
+@pytest.mark.alone
+@pytest.mark.usefixtures("one_at_a_time")
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_the_right_one_is_blamed_for_each_fault_and_nobody_where_there_is_none(seed: int, tmp_path: Path) -> None:
     played = {fault: play(fault, tmp_path / "shop.ttc", seed=seed, **LOAD) for fault in (HEALTHY, *FAULTS)}
@@ -75,6 +76,7 @@ def test_the_right_one_is_blamed_for_each_fault_and_nobody_where_there_is_none(s
 
 
 @needs_shop
+@pytest.mark.alone
 def test_demo_tells_what_is_slow_and_who_is_to_blame_and_writes_the_page(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     done = demo("-o", str(page), *FLAGS)

@@ -232,6 +232,7 @@ def test_signal_handlers_amid_a_wait_count_make_spans_log_and_take_locks(sink: S
             with lock:
                 waits.set()
                 for turn in range(50):
+                    time.sleep(0.002)  # a signal between a stock lock's look for signals and its sleep is not noticed
                     signal.pthread_kill(main, signal.SIGUSR1)
                     until(lambda: len(handled) > turn)
         finally:
