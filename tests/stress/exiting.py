@@ -78,6 +78,10 @@ def join():
 
 
 def fork():
+    if not late:
+        # Stock, too, hangs in the child of a thread that `threading` does not know when another held `_shutdown_locks_lock`
+        # (as does the main thread for a moment at the end): `_after_fork` makes a `_MainThread`, which takes it, before renewing it.
+        threading.current_thread()
     try:
         pid = os.fork()
     except (RuntimeError, OSError):  # at shutdown

@@ -50,8 +50,10 @@ LEAVING_BY_TIMEOUT = """
 
 LEAVING_BY_EXCEPTION = """
     class Alarm(Exception): pass
+    armed = False  # or an alarm in front of the stayer's order would take the order away
     def ring(*args):
-        raise Alarm
+        if armed:
+            raise Alarm
     signal.signal(signal.SIGALRM, ring)
     lock = MAKE()
     rounds = 6000 if FULL else 500
@@ -86,11 +88,13 @@ LEAVING_BY_EXCEPTION = """
             signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.5, 1.2) * pause)
             if n % 2:
                 orders[1].put(1)
+            armed = True
             lock.acquire()
             signal.setitimer(signal.ITIMER_REAL, 0)
             lock.release()
         except Alarm:
             left += 1
+        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         held.get(timeout=20)
         if not n % 2:
