@@ -1,4 +1,5 @@
 #include "lock.h"
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include "blame.h"
@@ -11,6 +12,9 @@
 
 // A waiter passed over for this long is handed the lock. CPython 3.13's PyMutex is fair after the same time.
 #define FAIR_NS 1000000u
+// For so long a waiter that was passed over leaves those alone who take the lock again and again, which at each release
+// would have to wake it. About as long as CPython's PyMutex spins where there is no GIL.
+#define GIVE_WAY_NS 20000u
 
 static void *spare_waiters, *spare_queues;   // freed ones; the first word of each points to the next
 
@@ -38,7 +42,7 @@ static void drop_queue(tt_lock *l)
 {
     tt_queue *q = l->queue;
     l->owner = q->entered ? q->owner | TT_ENTERED : q->owner;
-    l->word &= q->granted ? 0 : TT_HELD;   // in a forked child: nobody has run with it
+    tt_lock_set_word(l, l->word & (q->granted ? 0 : TT_HELD));   // in a forked child: nobody has run with it
     put_spare(&spare_queues, q);
 }
 
@@ -86,13 +90,13 @@ static void queue_changed(tt_lock *l)
 
 static uint32_t generation_of(uint32_t record) { return record ? tt_the_segment.threads[record].generation : 0; }
 
-// A hold begins, of the calling thread; it has been its own since `since`.
-static void own(tt_lock *l, uint64_t since)
+// A hold begins, of the calling thread, which `entered` a `with` statement; it has been its own since `since`.
+static void own(tt_lock *l, uint64_t since, bool entered)
 {
     tt_queue *q = l->queue;
-    l->word |= TT_HELD;
+    tt_lock_set_word(l, l->word | TT_HELD);
     q->owner = tt_self();
-    q->entered = false;
+    q->entered = entered;
     q->total = 0;
     q->blamed = false;
     q->owner_stack = 0;
@@ -101,21 +105,24 @@ static void own(tt_lock *l, uint64_t since)
     tt_hold_begin_at(l, since);
 }
 
-bool tt_lock_try(tt_lock *l)
+static inline bool try_lock(tt_lock *l, bool entered)
 {
     if (tt_lock_held(l)) return false;
     if (!tt_lock_queued(l)) {
-        l->word = TT_HELD;
-        l->owner = tt_self();
+        tt_lock_set_word(l, TT_HELD);
+        l->owner = tt_self() | (entered ? TT_ENTERED : 0);
         tt_hold_begin(l);
         return true;
     }
     uint64_t now = tt_ledger_charge(l);
     tt_ledger_passed_over(l, l->queue->first);
-    own(l, now);
+    own(l, now, entered);
     tt_contended_show_owner(l);
     return true;
 }
+
+bool tt_lock_try(tt_lock *l) { return try_lock(l, false); }
+bool tt_lock_enter(tt_lock *l) { return try_lock(l, true); }
 
 void tt_lock_set_entered(tt_lock *l)
 {
@@ -138,7 +145,7 @@ static bool make_queue(tt_lock *l)
     }
     q->session = tt_session_start;
     l->queue = q;
-    l->word = (l->word & TT_HELD) | TT_QUEUED | epoch_bits();
+    tt_lock_set_word(l, (l->word & TT_HELD) | TT_QUEUED | epoch_bits());
     return true;
 }
 
@@ -173,13 +180,18 @@ void tt_lock_identify_owner(tt_lock *l)
     tt_contended_show_owner(l);
 }
 
+// To be woken from now on. Returns what it was told before.
+static uint32_t sleep_again(tt_waiter *w)
+{
+    atomic_store_explicit(&w->woken, 0, memory_order_relaxed);
+    return atomic_exchange_explicit(&w->signal, TT_SLEEP, memory_order_acq_rel);
+}
+
 bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first)
 {
     if (!tt_lock_queued(l) && !make_queue(l)) return false;
     tt_queue *q = l->queue;
-    atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
-    atomic_store_explicit(&w->woken, 0, memory_order_relaxed);
-    w->notified = false;
+    sleep_again(w);
     w->thread = tt_self();
     uint64_t now = tt_ledger_charge(l);
     if (!w->wait.start) w->wait.start = now;
@@ -214,16 +226,10 @@ static void note_releaser(tt_queue *q, tt_waiter *w)
     w->wait.holder_context = q->release_context;
 }
 
-static void notify(tt_waiter *w)
-{
-    if (w->notified) return;
-    w->notified = true;
-    tt_unpark(&w->signal);
-}
-
 static bool deserves_it(const tt_waiter *w, uint64_t now)
 {
-    return w->passed_over && !tt_process_ending && tt_ticks_to_ns(tt_elapsed(w->wait.start, now)) >= FAIR_NS;
+    bool passed_over = atomic_load_explicit(&w->passed_over, memory_order_relaxed);
+    return passed_over && !tt_process_ending && tt_ticks_to_ns(tt_elapsed(w->wait.start, now)) >= FAIR_NS;
 }
 
 // What the calling thread, which releases the lock, carries, should the wait of `w` become an event that wants to know.
@@ -266,8 +272,8 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
         l->held_since = 0;
     }
     else
-        l->word &= ~(uint32_t)TT_HELD;
-    if (w) notify(w);
+        tt_lock_set_word(l, l->word & ~(uint32_t)TT_HELD);
+    if (w) tt_unpark(&w->signal, q->granted ? TT_GRANTED : TT_LOOK);
     if (w && !q->granted && !ended)   // they wait on
         tt_contended_show_owner(l);
     else
@@ -281,12 +287,31 @@ void tt_lock_release(tt_lock *l, uint32_t stack)
         return;
     }
     tt_hold_end(l);
-    l->word = 0;
+    tt_lock_set_word(l, 0);
 }
 
-tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns)
+static bool taken(const tt_lock *l) { return __atomic_load_n(&l->word, __ATOMIC_RELAXED) & TT_HELD; }
+
+static uint64_t ns_since(uint64_t ticks) { return tt_ticks_to_ns(tt_elapsed(ticks, tt_ticks())); }
+
+static void give_way(const tt_waiter *w)
 {
-    tt_status status = tt_park(&w->signal, deadline_ns);
+    if (ns_since(w->wait.start) > FAIR_NS - GIVE_WAY_NS) return;   // its turn comes
+    uint64_t begin = tt_ticks();
+    do sched_yield();
+    while (ns_since(begin) < GIVE_WAY_NS);
+}
+
+tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns, const tt_lock *l)
+{
+    tt_status status;
+    while ((status = tt_park(&w->signal, deadline_ns)) == TT_OK && l && taken(l)) {
+        give_way(w);
+        // Of this exchange and that of a release one comes second, and sees what the other's thread did before: either we
+        // see the lock free, or the release sees us asleep.
+        if (!taken(l) || sleep_again(w) == TT_GRANTED || !taken(l)) break;
+        atomic_store_explicit(&w->passed_over, true, memory_order_relaxed);
+    }
     atomic_store_explicit(&w->woken, tt_ticks(), memory_order_relaxed);   // a stamp alone, it orders nothing
     return status;
 }
@@ -298,12 +323,7 @@ bool tt_lock_claim(tt_lock *l, tt_waiter *w)
         return true;
     }
     if (!w->granted && tt_lock_held(l)) {
-        if (w->notified) {
-            w->notified = false;
-            w->passed_over = true;
-            atomic_store_explicit(&w->signal, 0, memory_order_relaxed);
-        }
-        atomic_store_explicit(&w->woken, 0, memory_order_relaxed);
+        if (sleep_again(w)) atomic_store_explicit(&w->passed_over, true, memory_order_relaxed);
         return false;
     }
     tt_queue *q = l->queue;
@@ -320,7 +340,7 @@ bool tt_lock_claim(tt_lock *l, tt_waiter *w)
     }
     leave(l, w, now);
     note_releaser(q, w);
-    own(l, w->granted ? w->granted : now);   // handed over, it has been ours since the release
+    own(l, w->granted ? w->granted : now, false);   // handed over, it has been ours since the release
     queue_changed(l);
     return true;
 }
@@ -341,7 +361,7 @@ void tt_lock_leave(tt_lock *l, tt_waiter *w)
     leave(l, w, now);
     w->wait.holder = q->owner_record;
     w->wait.holder_generation = q->owner_generation;
-    if (!held && q->first) notify(q->first);
+    if (!held && q->first) tt_unpark(&q->first->signal, TT_LOOK);
     queue_changed(l);
 }
 
@@ -358,11 +378,11 @@ void tt_lock_reset(tt_lock *l)
     if (tt_lock_held(l)) tt_hold_end_untimed(l);
     l->held_since = 0;
     if (!tt_lock_queued(l))
-        l->word = 0;
+        tt_lock_set_word(l, 0);
     else if (tt_lock_held(l))
         release_queued(l, 0, false);
     else
-        notify(l->queue->first);
+        tt_unpark(&l->queue->first->signal, TT_LOOK);
 }
 
 void tt_lock_dispose(tt_lock *l)

@@ -26,7 +26,7 @@ typedef struct tt_waiter tt_waiter;
 typedef struct tt_queue tt_queue;
 
 typedef struct tt_lock {
-    uint32_t word;
+    uint32_t word;         // read with the interpreter lock, but by the waiter that has just been woken; see tt_lock_set_word
     uint32_t site;         // tt_site_id
     uint64_t held_since;   // ticks; 0: this hold is not timed
     union {
@@ -51,13 +51,15 @@ typedef struct tt_wait {
     bool timed;            // it has a timeout
 } tt_wait;
 
+enum tt_signal { TT_SLEEP = 0, TT_LOOK = 1, TT_GRANTED = 2 };   // LOOK: the lock has been released
+
 // One thread's wait. Kept in memory of its own, for a thread that dies at exit never leaves the queue.
 struct tt_waiter {
-    _Atomic uint32_t signal;   // 1: woken. With `woken` the only field touched without the interpreter lock, by its thread
+    // The fields that its thread touches without the interpreter lock.
+    _Atomic uint32_t signal;   // of enum tt_signal
+    _Atomic bool passed_over;  // was woken and found the lock taken again
     _Atomic uint64_t woken;    // ticks: when its sleep ended; 0: it sleeps
     bool recorded;         // its wait will be: set by the caller
-    bool notified;         // woken since it last looked
-    bool passed_over;      // was woken and found the lock taken again
     bool ended;            // handed the lock, and before it came to run another thread released that
     bool counted;          // as a waiter of the ledger
     tt_waiter *next, *previous;
@@ -100,11 +102,14 @@ static inline uintptr_t tt_self(void)
 #endif
 }
 
+// All that changes `word`, for one thread may read it without the interpreter lock.
+static inline void tt_lock_set_word(tt_lock *l, uint32_t word) { __atomic_store_n(&l->word, word, __ATOMIC_RELAXED); }
+
 // Takes `l` if it is free and nobody waits.
 static inline bool tt_lock_try_fast(tt_lock *l)
 {
     if (__builtin_expect(l->word != 0, 0)) return false;
-    l->word = TT_HELD;
+    tt_lock_set_word(l, TT_HELD);
     l->owner = tt_self();
     return true;
 }
@@ -113,7 +118,7 @@ static inline bool tt_lock_try_fast(tt_lock *l)
 static inline bool tt_lock_enter_fast(tt_lock *l)
 {
     if (__builtin_expect(l->word != 0, 0)) return false;
-    l->word = TT_HELD;
+    tt_lock_set_word(l, TT_HELD);
     l->owner = tt_self() | TT_ENTERED;
     return true;
 }
@@ -123,8 +128,9 @@ void tt_lock_set_entered(tt_lock *l);
 // Beyond the fast paths, which leave that to tt_hold_begin and tt_hold_end, taking and releasing count the hold as well:
 // with the clock reading that the ledger needs.
 
-// Takes `l` if it is free, ahead of those who wait.
+// Takes `l` if it is free, ahead of those who wait; the second for a `with` statement.
 bool tt_lock_try(tt_lock *l);
+bool tt_lock_enter(tt_lock *l);
 
 // Frees `l`, which is held. Its first waiter is woken, or, when it was passed over and has waited long, given the lock.
 // `stack` is where, and needed only if tt_lock_release_is_news.
@@ -154,8 +160,9 @@ void tt_waiter_free(tt_waiter *w);
 bool tt_lock_enqueue(tt_lock *l, tt_waiter *w);
 // The same after a leave, as the first if it was that.
 bool tt_lock_rejoin(tt_lock *l, tt_waiter *w, bool as_first);
-// Sleeps until woken; see tt_park. Call it WITHOUT the interpreter lock.
-tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns);
+// Sleeps until woken; see tt_park. Call it WITHOUT the interpreter lock. With `l`, the lock that `w` waits for, it sleeps on
+// if that is taken again by then: one waiter fewer who wants the GIL in vain. NULL: it does not look.
+tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns, const tt_lock *l);
 // Takes `l` for `w` if it is free or was handed to `w`, and leaves the queue; else makes `w` ready to sleep again.
 bool tt_lock_claim(tt_lock *l, tt_waiter *w);
 // Leaves the queue without the lock. A wake-up that `w` has consumed goes to the next.

@@ -10,7 +10,8 @@ typedef enum tt_status { TT_OK = 0, TT_TIMED_OUT = 1, TT_INTR = 2 } tt_status;
 // TT_INTR when a signal handler ran. Needs no interpreter lock.
 tt_status tt_park(_Atomic uint32_t *signal, int64_t deadline_ns);
 
-// Sets `*signal` to 1 and wakes its sleeper, or all of them.
-void tt_unpark(_Atomic uint32_t *signal);
+// Sets `*signal` to `value`, which is not 0, and wakes its sleeper if it was 0.
+void tt_unpark(_Atomic uint32_t *signal, uint32_t value);
+// Sets `*signal` to 1 and wakes all its sleepers.
 void tt_unpark_all(_Atomic uint32_t *signal);
 #endif

@@ -130,6 +130,7 @@ static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_
 
 SLOW PyObject *lock_enter_slow(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (nargs == 0 && !kwnames && tt_lock_enter(&self->lock)) Py_RETURN_TRUE;
     PyObject *obtained = lock_acquire_slow(self, args, nargs, kwnames);
     if (obtained == Py_True) tt_lock_set_entered(&self->lock);
     return obtained;
@@ -166,7 +167,7 @@ HOT PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->lock.word != TT_HELD) return lock_release_slow(self);
     tt_hold_end(&self->lock);
-    self->lock.word = 0;
+    tt_lock_set_word(&self->lock, 0);
     Py_RETURN_NONE;
 }
 
@@ -277,7 +278,7 @@ static inline void rlock_free(rlockobject *self)
         return;
     }
     tt_hold_end(&self->lock);
-    self->lock.word = 0;
+    tt_lock_set_word(&self->lock, 0);
 }
 
 static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))

@@ -69,7 +69,7 @@ static bool acquire(int me, int64_t timeout_ns, unsigned *seed)
     for (;;) {
         bool signalled = rand_r(seed) % 16 == 0;
         drop_gil();
-        tt_status status = tt_waiter_sleep(w, signalled ? now + rand_r(seed) % 2000000 : deadline);
+        tt_status status = tt_waiter_sleep(w, signalled ? now + rand_r(seed) % 2000000 : deadline, me % 2 ? &lock : NULL);
         take_gil();
         before = tt_ticks();
         if (tt_lock_claim(&lock, w)) {
@@ -267,7 +267,7 @@ static void *wait_once(void *argument)
     waiting++;
     do {
         drop_gil();
-        tt_waiter_sleep(w, -1);
+        tt_waiter_sleep(w, -1, NULL);
         take_gil();
     } while (!tt_lock_claim(&lock, w));
     waiting--;
@@ -330,9 +330,9 @@ static void test_late_waiter_takes_the_lock_before_the_woken_one(void)
     lock = (tt_lock){.site = new_site()};
     CHECK(tt_lock_try_fast(&lock));
     tt_waiter *first = arrive(), *second = arrive();
-    CHECK(tt_waiter_sleep(second, 1) == TT_TIMED_OUT);
+    CHECK(tt_waiter_sleep(second, 1, NULL) == TT_TIMED_OUT);
     tt_lock_release(&lock, stacks[0]);
-    CHECK(tt_waiter_sleep(first, -1) == TT_OK);
+    CHECK(tt_waiter_sleep(first, -1, NULL) == TT_OK);
     uint64_t awake = tt_ticks();
     usleep(2000);
     uint64_t spent = tt_elapsed(awake, tt_ticks());
@@ -355,7 +355,7 @@ static void test_gil_wait_of_a_waiter_passed_over_is_not_its_own(void)
     CHECK(tt_lock_try_fast(&lock));
     tt_waiter *w = arrive();
     tt_lock_release(&lock, stacks[0]);
-    CHECK(tt_waiter_sleep(w, -1) == TT_OK);
+    CHECK(tt_waiter_sleep(w, -1, NULL) == TT_OK);
     uint64_t awake = tt_ticks();
     usleep(2000);
     uint64_t spent = tt_elapsed(awake, tt_ticks());
@@ -375,7 +375,7 @@ static void test_gil_wait_of_a_waiter_that_leaves_is_not_its_own(void)
     CHECK(tt_lock_try_fast(&lock));
     tt_waiter *w = arrive();
     tt_lock_release(&lock, stacks[0]);
-    CHECK(tt_waiter_sleep(w, -1) == TT_OK);
+    CHECK(tt_waiter_sleep(w, -1, NULL) == TT_OK);
     usleep(1000);
     tt_lock_leave(&lock, w);
     CHECK(lock.word == 0 && w->wait.own_gil == 0);
@@ -398,7 +398,7 @@ static void test_pause_in_the_middle_of_a_wait(void)
     usleep(1000);
     tt_recording_set(1);
     tt_lock_release(&lock, stacks[0]);
-    CHECK(tt_waiter_sleep(w, -1) == TT_OK && tt_lock_claim(&lock, w));
+    CHECK(tt_waiter_sleep(w, -1, NULL) == TT_OK && tt_lock_claim(&lock, w));
     depart(w, TT_ACQUIRED);
     tt_lock_release(&lock, stacks[0]);
     CHECK(blame_sum(lock.site) == charged && tt_the_segment.stats[lock.site].contended == 1);

@@ -12,7 +12,7 @@
 enum { THREADS = 8 };
 static long operations;   // of all threads together
 static tt_lock lock;
-static long inside, done, gave_up;
+static long inside, done, gave_up, handed_on;
 
 static int64_t deadline_in(int64_t ns) { return (int64_t)tt_clock_monotonic_ns() + ns; }
 
@@ -33,13 +33,16 @@ static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
     tt_the_segment.stats[l->site].waiters++;
     for (;;) {
         drop_gil();
-        tt_status status = tt_waiter_sleep(w, deadline);
+        tt_status status = tt_waiter_sleep(w, deadline, l);
         take_gil();
         // A signal handler that raises makes a waiter leave although it was woken: it must pass the wake-up on.
         if (leave_when_woken) break;
         if ((obtained = tt_lock_claim(l, w)) || status == TT_TIMED_OUT) break;
     }
-    if (!obtained) tt_lock_leave(l, w);
+    if (!obtained) {
+        handed_on += w->granted != 0;   // it had the lock for a moment
+        tt_lock_leave(l, w);
+    }
     w->wait.site = l->site;
     w->wait.outcome = obtained ? TT_ACQUIRED : TT_TIMEOUT;
     tt_wait_record(&w->wait);
@@ -107,7 +110,7 @@ static void test_exclusion_and_exact_counts(void)
     const tt_site_stats *s = &tt_the_segment.stats[lock.site];
     CHECK(lock.word == 0);
     CHECK(done + gave_up == operations / THREADS * THREADS);
-    CHECK(s->acquisitions - before.acquisitions == (uint64_t)done);
+    CHECK(s->acquisitions - before.acquisitions == (uint64_t)(done + handed_on));
     CHECK(sum(s->hold_histogram) + (s->pending_hold != 0) == s->acquisitions);
     CHECK(s->timeouts - before.timeouts == (uint64_t)gave_up);
     CHECK(sum(s->wait_histogram) == s->contended);
@@ -170,6 +173,39 @@ static void test_passed_over_waiter_is_handed_the_lock(void)
     drop_gil();
     pthread_join(thread, NULL);
     CHECK(l.word == 0);
+}
+
+// It looks at the lock before it wants the interpreter lock, which here it could not get.
+static void test_passed_over_waiter_sleeps_on_without_the_gil(void)
+{
+    tt_lock l = {.site = lock.site};
+    pthread_t thread;
+    done = 0;
+    take_gil();
+    CHECK(acquire(&l, -1, false));
+    CHECK(pthread_create(&thread, NULL, want_once, &l) == 0);
+    drop_gil();
+    wait_for_waiters(&l, 1);
+    take_gil();
+    tt_waiter *w = l.queue->first;
+    while (!w->passed_over || w->signal != TT_SLEEP) {
+        if (w->signal == TT_SLEEP) {
+            release(&l);
+            CHECK(tt_lock_try(&l));
+        }
+        usleep(200);
+        if (w->woken) {   // it looked just between the two
+            drop_gil();
+            usleep(1000);
+            take_gil();
+        }
+    }
+    CHECK(w->woken == 0);
+    release(&l);
+    CHECK(w->signal != TT_SLEEP);
+    drop_gil();
+    pthread_join(thread, NULL);
+    CHECK(done == 1 && l.word == 0);
 }
 
 static void test_reset_of_a_held_lock_wakes_its_waiters(void)
@@ -334,6 +370,7 @@ int main(int argc, char **argv)
     test_a_hold_that_another_thread_ends_before_it_is_noticed_is_untimed();
     test_a_hold_from_before_a_fork_is_none_of_the_child();
     test_passed_over_waiter_is_handed_the_lock();
+    test_passed_over_waiter_sleeps_on_without_the_gil();
     test_reset_of_a_held_lock_wakes_its_waiters();
     test_queue_is_void_after_fork();
     puts("ok");
