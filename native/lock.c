@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "lock.h"
 #include <sched.h>
 #include <stdlib.h>
@@ -13,7 +14,7 @@
 // A waiter passed over for this long is handed the lock. CPython 3.13's PyMutex is fair after the same time.
 #define FAIR_NS 1000000u
 // For so long a waiter that was passed over leaves those alone who take the lock again and again, which at each release
-// would have to wake it. About as long as CPython's PyMutex spins where there is no GIL.
+// would have to wake it.
 #define GIVE_WAY_NS 20000u
 
 static void *spare_waiters, *spare_queues;   // freed ones; the first word of each points to the next
@@ -292,25 +293,47 @@ void tt_lock_release(tt_lock *l, uint32_t stack)
 
 static bool taken(const tt_lock *l) { return __atomic_load_n(&l->word, __ATOMIC_RELAXED) & TT_HELD; }
 
-static uint64_t ns_since(uint64_t ticks) { return tt_ticks_to_ns(tt_elapsed(ticks, tt_ticks())); }
-
-static void give_way(const tt_waiter *w)
+static bool alone(void)
 {
-    if (ns_since(w->wait.start) > FAIR_NS - GIVE_WAY_NS) return;   // its turn comes
+    static _Atomic int cpus;   // that this process may use
+    int count = atomic_load_explicit(&cpus, memory_order_relaxed);
+    if (count == 0) {
+        cpu_set_t set;
+        count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+        atomic_store_explicit(&cpus, count, memory_order_relaxed);
+    }
+    return count == 1;
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+// By spinning: sched_yield takes milliseconds as soon as another program wants this processor, and all that time no release
+// would wake us. A clock that steps back ends it.
+static void give_way(const tt_waiter *w, int64_t deadline_ns)
+{
     uint64_t begin = tt_ticks();
-    do sched_yield();
-    while (ns_since(begin) < GIVE_WAY_NS);
+    if (alone() || tt_ticks_to_ns(tt_elapsed(w->wait.start, begin)) > FAIR_NS - GIVE_WAY_NS) return;   // its turn comes
+    if (deadline_ns >= 0 && (int64_t)tt_clock_monotonic_ns() > deadline_ns - (int64_t)GIVE_WAY_NS) return;
+    do relax();
+    while (tt_ticks_to_ns(tt_ticks() - begin) < GIVE_WAY_NS);
 }
 
 tt_status tt_waiter_sleep(tt_waiter *w, int64_t deadline_ns, const tt_lock *l)
 {
     tt_status status;
     while ((status = tt_park(&w->signal, deadline_ns)) == TT_OK && l && taken(l)) {
-        give_way(w);
+        atomic_store_explicit(&w->passed_over, true, memory_order_relaxed);
+        give_way(w, deadline_ns);
         // Of this exchange and that of a release one comes second, and sees what the other's thread did before: either we
         // see the lock free, or the release sees us asleep.
         if (!taken(l) || sleep_again(w) == TT_GRANTED || !taken(l)) break;
-        atomic_store_explicit(&w->passed_over, true, memory_order_relaxed);
     }
     atomic_store_explicit(&w->woken, tt_ticks(), memory_order_relaxed);   // a stamp alone, it orders nothing
     return status;

@@ -55,7 +55,7 @@ enum tt_signal { TT_SLEEP = 0, TT_LOOK = 1, TT_GRANTED = 2 };   // LOOK: the loc
 
 // One thread's wait. Kept in memory of its own, for a thread that dies at exit never leaves the queue.
 struct tt_waiter {
-    // The fields that its thread touches without the interpreter lock.
+    // The fields that its thread touches without the interpreter lock; it also reads `wait.start`.
     _Atomic uint32_t signal;   // of enum tt_signal
     _Atomic bool passed_over;  // was woken and found the lock taken again
     _Atomic uint64_t woken;    // ticks: when its sleep ended; 0: it sleeps

@@ -159,7 +159,14 @@ static inline PyObject *tt_pycode_bytes(PyCodeObject *code)
 }
 
 // Whether the calling thread is the one that runs Python's signal handlers.
-static inline bool tt_pythread_is_main(void) { return _PyRuntime.main_thread == tt_thread_ident(); }
+static inline bool tt_pythread_is_main(void)
+{
+#if PY_VERSION_HEX < 0x030D0000
+    return _Py_IsMainThread();
+#else
+    return _PyOS_IsMainThread();   // the main interpreter's, which is the one we serve
+#endif
+}
 
 // Whether a signal waits for its Python handler, which the calling thread has to run: of the main thread.
 static inline bool tt_pysignal_pending(void)

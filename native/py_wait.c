@@ -68,10 +68,10 @@ void tt_py_deadlock_look(tt_deadlock_watch *watch)
 static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool interruptible)
 {
     bool watched = deadline_ns < 0 && w->recorded && tt_kind_is_contention(w->wait.kind);
-    // Signals are the main thread's: one that comes while it looks at the lock would have to wait for the next release.
-    const tt_lock *looked_at = tt_pythread_is_main() ? NULL : l;
     tt_deadlock_watch watch = watched ? tt_deadlock_watch_begin() : (tt_deadlock_watch){.next_ns = -1};
     for (;;) {
+        // Signals are the main thread's: one that comes while it looks at the lock would have to wait for the next release.
+        const tt_lock *looked_at = tt_pythread_is_main() ? NULL : l;
         // If this thread dies here at exit (3.10 to 3.13), `w` stays in the queue; its memory is never given back.
         PyThreadState *ts = PyEval_SaveThread();
         tt_status status = tt_waiter_sleep(w, watched ? watch.next_ns : deadline_ns, looked_at);

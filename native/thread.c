@@ -11,9 +11,6 @@
 #include "segment.h"
 
 // Which record is the calling thread's, and whether it is among those that have begun. Void once tt_fork_epoch has moved on.
-#if defined(__x86_64__) && defined(__GLIBC__)   // which keeps room for so small a library that is loaded late
-__attribute__((tls_model("initial-exec")))
-#endif
 static _Thread_local struct { uint32_t epoch, index; bool counted; } self;
 static uint32_t retracted;   // one record to use again, of a start that failed
 
