@@ -293,16 +293,11 @@ void tt_lock_release(tt_lock *l, uint32_t stack)
 
 static bool taken(const tt_lock *l) { return __atomic_load_n(&l->word, __ATOMIC_RELAXED) & TT_HELD; }
 
-static bool alone(void)
+// Asked each time: it may change, and is soon told, as against GIVE_WAY_NS.
+static bool has_one_processor(void)
 {
-    static _Atomic int cpus;   // that this process may use
-    int count = atomic_load_explicit(&cpus, memory_order_relaxed);
-    if (count == 0) {
-        cpu_set_t set;
-        count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-        atomic_store_explicit(&cpus, count, memory_order_relaxed);
-    }
-    return count == 1;
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) != 0 || CPU_COUNT(&set) == 1;
 }
 
 static inline void relax(void)
@@ -319,7 +314,7 @@ static inline void relax(void)
 static void give_way(const tt_waiter *w, int64_t deadline_ns)
 {
     uint64_t begin = tt_ticks();
-    if (alone() || tt_ticks_to_ns(tt_elapsed(w->wait.start, begin)) > FAIR_NS - GIVE_WAY_NS) return;   // its turn comes
+    if (has_one_processor() || tt_ticks_to_ns(tt_elapsed(w->wait.start, begin)) > FAIR_NS - GIVE_WAY_NS) return;
     if (deadline_ns >= 0 && (int64_t)tt_clock_monotonic_ns() > deadline_ns - (int64_t)GIVE_WAY_NS) return;
     do relax();
     while (tt_ticks_to_ns(tt_ticks() - begin) < GIVE_WAY_NS);
