@@ -314,7 +314,7 @@ static inline void relax(void)
 static void give_way(const tt_waiter *w, int64_t deadline_ns)
 {
     uint64_t begin = tt_ticks();
-    if (has_one_processor() || tt_ticks_to_ns(tt_elapsed(w->wait.start, begin)) > FAIR_NS - GIVE_WAY_NS) return;
+    if (tt_ticks_to_ns(tt_elapsed(w->wait.start, begin)) > FAIR_NS - GIVE_WAY_NS || has_one_processor()) return;
     if (deadline_ns >= 0 && (int64_t)tt_clock_monotonic_ns() > deadline_ns - (int64_t)GIVE_WAY_NS) return;
     do relax();
     while (tt_ticks_to_ns(tt_ticks() - begin) < GIVE_WAY_NS);

@@ -28,14 +28,19 @@ tt_status tt_park(_Atomic uint32_t *signal, int64_t deadline_ns)
     return TT_OK;
 }
 
+static void wake(_Atomic uint32_t *signal, int sleepers)
+{
+    syscall(SYS_futex, signal, FUTEX_WAKE_PRIVATE, sleepers, NULL, NULL, 0);
+}
+
+// The releases in these two pair with the acquire in tt_park.
 void tt_unpark(_Atomic uint32_t *signal, uint32_t value)
 {
-    if (atomic_exchange_explicit(signal, value, memory_order_acq_rel) == 0)   // pairs with the acquire in tt_park
-        syscall(SYS_futex, signal, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    if (atomic_exchange_explicit(signal, value, memory_order_acq_rel) == 0) wake(signal, 1);
 }
 
 void tt_unpark_all(_Atomic uint32_t *signal)
 {
-    atomic_store_explicit(signal, 1, memory_order_release);   // pairs with the acquire in tt_park
-    syscall(SYS_futex, signal, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+    atomic_store_explicit(signal, 1, memory_order_release);
+    wake(signal, INT_MAX);
 }

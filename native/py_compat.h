@@ -158,21 +158,11 @@ static inline PyObject *tt_pycode_bytes(PyCodeObject *code)
 #endif
 }
 
-// Whether the calling thread is the one that runs Python's signal handlers.
-static inline bool tt_pythread_is_main(void)
-{
-#if PY_VERSION_HEX < 0x030D0000
-    return _Py_IsMainThread();
-#else
-    return _PyOS_IsMainThread();   // the main interpreter's, which is the one we serve
-#endif
-}
-
 // Whether a signal waits for its Python handler, which the calling thread has to run: of the main thread.
 static inline bool tt_pysignal_pending(void)
 {
 #if PY_VERSION_HEX < 0x030D0000
-    return _Py_atomic_load_relaxed(&_PyRuntime.ceval.signals_pending) && tt_pythread_is_main();
+    return _Py_atomic_load_relaxed(&_PyRuntime.ceval.signals_pending) && _Py_IsMainThread();
 #else
     return _Py_eval_breaker_bit_is_set(PyThreadState_Get(), _PY_SIGNALS_PENDING_BIT);
 #endif

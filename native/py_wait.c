@@ -71,7 +71,7 @@ static enum tt_outcome wait(tt_lock *l, tt_waiter *w, int64_t deadline_ns, bool 
     tt_deadlock_watch watch = watched ? tt_deadlock_watch_begin() : (tt_deadlock_watch){.next_ns = -1};
     for (;;) {
         // Signals are the main thread's: one that comes while it looks at the lock would have to wait for the next release.
-        const tt_lock *looked_at = tt_pythread_is_main() ? NULL : l;
+        const tt_lock *looked_at = _PyOS_IsMainThread() ? NULL : l;
         // If this thread dies here at exit (3.10 to 3.13), `w` stays in the queue; its memory is never given back.
         PyThreadState *ts = PyEval_SaveThread();
         tt_status status = tt_waiter_sleep(w, watched ? watch.next_ns : deadline_ns, looked_at);

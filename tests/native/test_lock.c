@@ -150,17 +150,24 @@ static void wait_for_waiters(const tt_lock *l, int count)
     }
 }
 
+// Takes `l` and lets that many threads wait for it.
+static void hold_against(tt_lock *l, pthread_t *threads, int count)
+{
+    done = 0;
+    take_gil();
+    CHECK(tt_lock_try_fast(l));
+    tt_hold_begin(l);
+    drop_gil();
+    for (int i = 0; i < count; i++) CHECK(pthread_create(&threads[i], NULL, want_once, l) == 0);
+    wait_for_waiters(l, count);
+}
+
 // A holder that releases and at once takes the lock again, again and again, must let the waiter in.
 static void test_passed_over_waiter_is_handed_the_lock(void)
 {
     tt_lock l = {.site = lock.site};
     pthread_t thread;
-    done = 0;
-    take_gil();
-    CHECK(acquire(&l, -1, false));
-    CHECK(pthread_create(&thread, NULL, want_once, &l) == 0);
-    drop_gil();
-    wait_for_waiters(&l, 1);
+    hold_against(&l, &thread, 1);
     for (long rounds = 0; done == 0; rounds++) {
         take_gil();
         release(&l);
@@ -181,12 +188,7 @@ static bool sleeps_on_without_the_gil(void)
 {
     tt_lock l = {.site = lock.site};
     pthread_t thread;
-    done = 0;
-    take_gil();
-    CHECK(acquire(&l, -1, false));
-    CHECK(pthread_create(&thread, NULL, want_once, &l) == 0);
-    drop_gil();
-    wait_for_waiters(&l, 1);
+    hold_against(&l, &thread, 1);
     take_gil();
     tt_waiter *w = l.queue->first;
     release(&l);
@@ -210,12 +212,7 @@ static void test_reset_of_a_held_lock_wakes_its_waiters(void)
 {
     tt_lock l = {.site = lock.site};
     pthread_t threads[3];
-    done = 0;
-    take_gil();
-    CHECK(tt_lock_try_fast(&l));
-    drop_gil();
-    for (int i = 0; i < 3; i++) CHECK(pthread_create(&threads[i], NULL, want_once, &l) == 0);
-    wait_for_waiters(&l, 3);
+    hold_against(&l, threads, 3);
     take_gil();
     tt_lock_reset(&l);
     drop_gil();
@@ -228,12 +225,7 @@ static void test_queue_is_void_after_fork(void)
 {
     tt_lock l = {.site = lock.site};
     pthread_t thread;
-    done = 0;
-    take_gil();
-    CHECK(tt_lock_try_fast(&l));
-    CHECK(pthread_create(&thread, NULL, want_once, &l) == 0);
-    drop_gil();
-    wait_for_waiters(&l, 1);
+    hold_against(&l, &thread, 1);
     take_gil();
     uint64_t parents = tt_the_segment.stats[l.site].acquisitions;
     pid_t pid = fork();
