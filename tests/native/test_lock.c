@@ -182,30 +182,39 @@ static void test_passed_over_waiter_is_handed_the_lock(void)
     CHECK(l.word == 0);
 }
 
-// One try: true if it slept on while we had the interpreter lock all the time, false if it asked for that after all, having
-// looked just when the lock was free, or was handed the lock.
-static bool sleeps_on_without_the_gil(void)
+struct sleeper { tt_lock *lock; tt_waiter *waiter; };
+
+static void *sleep_until_woken(void *argument)
+{
+    struct sleeper *s = argument;
+    CHECK(tt_waiter_sleep(s->waiter, -1, s->lock) == TT_OK);
+    return NULL;
+}
+
+// Woken when the lock is taken again already, it sleeps on. We have the interpreter lock all the time.
+static void test_passed_over_waiter_sleeps_on_without_the_gil(void)
 {
     tt_lock l = {.site = lock.site};
     pthread_t thread;
-    hold_against(&l, &thread, 1);
     take_gil();
-    tt_waiter *w = l.queue->first;
+    CHECK(acquire(&l, 0, false));
+    tt_waiter *w = tt_waiter_new();
+    CHECK(w && tt_lock_enqueue(&l, w));
     release(&l);
-    bool again = tt_lock_try(&l);   // not if it was handed over: it may have waited long
-    while (again && w->signal != TT_SLEEP && !w->woken) usleep(50);
-    bool slept_on = again && w->signal == TT_SLEEP && w->passed_over && !w->woken;
-    if (again) release(&l);
-    drop_gil();
+    CHECK(acquire(&l, 0, false) && w->signal == TT_LOOK && !w->passed_over);
+    struct sleeper sleeper = {&l, w};
+    CHECK(pthread_create(&thread, NULL, sleep_until_woken, &sleeper) == 0);
+    while (w->signal != TT_SLEEP) CHECK(w->woken == 0);
+    CHECK(w->passed_over);
+    usleep(1000);
+    CHECK(w->woken == 0);
+    release(&l);
     pthread_join(thread, NULL);
-    CHECK(done == 1 && l.word == 0);
-    return slept_on;
-}
-
-static void test_passed_over_waiter_sleeps_on_without_the_gil(void)
-{
-    int tries = 0;
-    while (!sleeps_on_without_the_gil()) CHECK(++tries < 100);
+    CHECK(w->woken != 0 && tt_lock_claim(&l, w));
+    tt_waiter_free(w);
+    release(&l);
+    CHECK(l.word == 0);
+    drop_gil();
 }
 
 static void test_reset_of_a_held_lock_wakes_its_waiters(void)
