@@ -6,7 +6,7 @@
 
 #define CALIBRATION_NS 2000000u   // two reads 2 ms apart know the rate to about 3e-5; later anchors make it finer
 
-tt_clock tt_the_clock = {.ns_per_tick = (uint64_t)1 << 32, .tsc = false};
+tt_clock tt_the_clock = {.ns_per_tick = (uint64_t)1 << 32, .ns_per_tick_double = 1, .tsc = false};
 
 static uint64_t read_clock_ns(clockid_t id)
 {
@@ -65,9 +65,10 @@ void tt_clock_init(void)
         return;
     }
     tt_the_clock.ns_per_tick = (uint64_t)(((unsigned __int128)(last.monotonic_ns - first.monotonic_ns) << 32) / ticks);
+    tt_the_clock.ns_per_tick_double = (double)tt_the_clock.ns_per_tick / 4294967296.0;
 }
 
 uint64_t tt_clock_ticks(void) { return tt_ticks(); }
-double tt_clock_ns_per_tick(void) { return (double)tt_the_clock.ns_per_tick / 4294967296.0; }
+double tt_clock_ns_per_tick(void) { return tt_the_clock.ns_per_tick_double; }
 uint32_t tt_clock_kind(void) { return tt_the_clock.tsc ? TT_CLOCK_TSC : TT_CLOCK_MONOTONIC; }
-uint32_t tt_histogram_index(uint64_t ns) { return tt_histogram_bucket(ns); }
+uint32_t tt_histogram_index(uint64_t ns) { return tt_histogram_bucket((double)ns); }

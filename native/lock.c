@@ -103,7 +103,7 @@ static void own(tt_lock *l, uint64_t since, bool entered)
     q->owner_stack = 0;
     q->owner_record = q->contended ? tt_thread_current_index() : 0;
     q->owner_generation = generation_of(q->owner_record);
-    tt_hold_begin_at(l, since);
+    tt_hold_begin(l, since);
 }
 
 static inline bool try_lock(tt_lock *l, bool entered)
@@ -112,7 +112,7 @@ static inline bool try_lock(tt_lock *l, bool entered)
     if (!tt_lock_queued(l)) {
         tt_lock_set_word(l, TT_HELD);
         l->owner = tt_self() | (entered ? TT_ENTERED : 0);
-        tt_hold_begin(l);
+        tt_hold_begin(l, l->site < tt_recorded_from ? 0 : tt_ticks());
         return true;
     }
     uint64_t now = tt_ledger_charge(l);
@@ -245,7 +245,7 @@ static void release_queued(tt_lock *l, uint32_t stack, bool may_hand_over)
 {
     tt_queue *q = l->queue;
     uint64_t now = tt_ledger_charge(l);
-    tt_hold_end_at(l, now);
+    tt_hold_end(l, now);
     // A thread without a record gets one now, unless it is past its end: that has no stack any more.
     q->releaser = q->recorded && (stack || tt_thread_known()) ? tt_thread_current_index() : 0;
     q->releaser_generation = generation_of(q->releaser);
@@ -287,7 +287,7 @@ void tt_lock_release(tt_lock *l, uint32_t stack)
         release_queued(l, stack, true);
         return;
     }
-    tt_hold_end(l);
+    tt_hold_end(l, l->held_since > tt_session_start ? tt_ticks() : 0);
     tt_lock_set_word(l, 0);
 }
 

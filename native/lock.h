@@ -105,32 +105,13 @@ static inline uintptr_t tt_self(void)
 // All that changes `word`, for one thread may read it without the interpreter lock.
 static inline void tt_lock_set_word(tt_lock *l, uint32_t word) { __atomic_store_n(&l->word, word, __ATOMIC_RELAXED); }
 
-// Takes `l` if it is free and nobody waits.
-static inline bool tt_lock_try_fast(tt_lock *l)
-{
-    if (__builtin_expect(l->word != 0, 0)) return false;
-    tt_lock_set_word(l, TT_HELD);
-    l->owner = tt_self();
-    return true;
-}
-
-// The same for a `with` statement, at the end of which this thread is going to release it.
-static inline bool tt_lock_enter_fast(tt_lock *l)
-{
-    if (__builtin_expect(l->word != 0, 0)) return false;
-    tt_lock_set_word(l, TT_HELD);
-    l->owner = tt_self() | TT_ENTERED;
-    return true;
-}
-// Says so of a lock that the calling thread has just taken.
-void tt_lock_set_entered(tt_lock *l);
-
-// Beyond the fast paths, which leave that to tt_hold_begin and tt_hold_end, taking and releasing count the hold as well:
-// with the clock reading that the ledger needs.
+// Taking and releasing count the hold as well. The fast paths are in record.h.
 
 // Takes `l` if it is free, ahead of those who wait; the second for a `with` statement.
 bool tt_lock_try(tt_lock *l);
 bool tt_lock_enter(tt_lock *l);
+// Says so of a lock that the calling thread has just taken.
+void tt_lock_set_entered(tt_lock *l);
 
 // Frees `l`, which is held. Its first waiter is woken, or, when it was passed over and has waited long, given the lock.
 // `stack` is where, and needed only if tt_lock_release_is_news.

@@ -108,7 +108,7 @@ static void lock_dealloc(lockobject *self)
     Py_DECREF(type);
 }
 
-#define SLOW static __attribute__((noinline, cold))
+#define SLOW static __attribute__((noinline))
 // At the start of a cache line: elsewhere a `with` costs up to 4 % more, as chance and the code around have it.
 #define HOT static __attribute__((aligned(64)))
 
@@ -116,6 +116,7 @@ static inline PyObject *truth(int result) { return result < 0 ? NULL : Py_NewRef
 
 SLOW PyObject *lock_acquire_slow(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (!nargs && !kwnames && tt_lock_try_fast(&self->lock, 0, false)) Py_RETURN_TRUE;
     int64_t timeout_ns;
     if (tt_py_parse_acquire("acquire", args, nargs, kwnames, &timeout_ns) < 0) return NULL;
     return truth(tt_py_acquire_slow((PyObject *)self, &self->lock, TT_LOCK, timeout_ns, true));
@@ -123,14 +124,14 @@ SLOW PyObject *lock_acquire_slow(lockobject *self, PyObject *const *args, Py_ssi
 
 static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return lock_acquire_slow(self, args, nargs, kwnames);
-    tt_hold_begin(&self->lock);
-    Py_RETURN_TRUE;
+    if (!nargs && !kwnames && tt_lock_try_fast(&self->lock, 0, true)) Py_RETURN_TRUE;
+    return lock_acquire_slow(self, args, nargs, kwnames);
 }
 
 SLOW PyObject *lock_enter_slow(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs == 0 && !kwnames && tt_lock_enter(&self->lock)) Py_RETURN_TRUE;
+    bool plain = !nargs && !kwnames;
+    if (plain && (tt_lock_try_fast(&self->lock, TT_ENTERED, false) || tt_lock_enter(&self->lock))) Py_RETURN_TRUE;
     PyObject *obtained = lock_acquire_slow(self, args, nargs, kwnames);
     if (obtained == Py_True) tt_lock_set_entered(&self->lock);
     return obtained;
@@ -138,9 +139,8 @@ SLOW PyObject *lock_enter_slow(lockobject *self, PyObject *const *args, Py_ssize
 
 HOT PyObject *lock_enter(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs || kwnames || !tt_lock_enter_fast(&self->lock)) return lock_enter_slow(self, args, nargs, kwnames);
-    tt_hold_begin(&self->lock);
-    Py_RETURN_TRUE;
+    if (!nargs && !kwnames && tt_lock_try_fast(&self->lock, TT_ENTERED, true)) Py_RETURN_TRUE;
+    return lock_enter_slow(self, args, nargs, kwnames);
 }
 
 // The obsolete alias. Only from 3.15 on do its errors speak of it by its name.
@@ -154,6 +154,7 @@ static PyObject *lock_acquire_lock(lockobject *self, PyObject *const *args, Py_s
 
 SLOW PyObject *lock_release_slow(lockobject *self)
 {
+    if (tt_lock_release_fast(&self->lock, false)) Py_RETURN_NONE;
     uint32_t stack = tt_py_release_stack(&self->lock);
     if (!tt_lock_held(&self->lock)) {
         PyErr_SetString(PyExc_RuntimeError, "release unlocked lock");
@@ -165,10 +166,8 @@ SLOW PyObject *lock_release_slow(lockobject *self)
 
 HOT PyObject *lock_release(lockobject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->lock.word != TT_HELD) return lock_release_slow(self);
-    tt_hold_end(&self->lock);
-    tt_lock_set_word(&self->lock, 0);
-    Py_RETURN_NONE;
+    if (tt_lock_release_fast(&self->lock, true)) Py_RETURN_NONE;
+    return lock_release_slow(self);
 }
 
 HOT PyObject *lock_exit(lockobject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
@@ -234,19 +233,24 @@ static void rlock_dealloc(rlockobject *self)
 // Takes it for this thread, `count` times. As tt_py_acquire_slow.
 static int rlock_take(rlockobject *self, int64_t timeout_ns, bool interruptible, unsigned long count)
 {
-    if (tt_lock_try_fast(&self->lock))
-        tt_hold_begin(&self->lock);
-    else {
-        int r = tt_py_acquire_slow((PyObject *)self, &self->lock, TT_RLOCK, timeout_ns, interruptible);
-        if (r <= 0) return r;
-    }
+    int r = tt_py_acquire_slow((PyObject *)self, &self->lock, TT_RLOCK, timeout_ns, interruptible);
+    if (r <= 0) return r;
     self->owner = tt_thread_ident();
     self->count = count;
     return 1;
 }
 
+static inline bool rlock_take_fast(rlockobject *self, bool tsc)
+{
+    if (!tt_lock_try_fast(&self->lock, 0, tsc)) return false;
+    self->owner = tt_thread_ident();
+    self->count = 1;
+    return true;
+}
+
 SLOW PyObject *rlock_acquire_slow(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    if (!nargs && !kwnames && rlock_take_fast(self, false)) Py_RETURN_TRUE;
     int64_t timeout_ns;
     if (tt_py_parse_acquire("acquire", args, nargs, kwnames, &timeout_ns) < 0) return NULL;
     if (!rlock_owned(self)) return truth(rlock_take(self, timeout_ns, true, 1));
@@ -258,41 +262,47 @@ SLOW PyObject *rlock_acquire_slow(rlockobject *self, PyObject *const *args, Py_s
     Py_RETURN_TRUE;
 }
 
-static PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+HOT PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    if (nargs || kwnames || !tt_lock_try_fast(&self->lock)) return rlock_acquire_slow(self, args, nargs, kwnames);
-    self->owner = tt_thread_ident();
-    self->count = 1;
-    tt_hold_begin(&self->lock);
-    Py_RETURN_TRUE;
+    if (!nargs && !kwnames && rlock_take_fast(self, true)) Py_RETURN_TRUE;
+    return rlock_acquire_slow(self, args, nargs, kwnames);
 }
 
-static inline void rlock_free(rlockobject *self)
+static void rlock_free(rlockobject *self)
 {
-    bool awaited = __builtin_expect(self->lock.word != TT_HELD, 0);
-    uint32_t stack = awaited ? tt_py_release_stack(&self->lock) : 0;
+    uint32_t stack = tt_py_release_stack(&self->lock);
     self->owner = 0;
     self->count = 0;
-    if (awaited) {
-        tt_lock_release(&self->lock, stack);
-        return;
-    }
-    tt_hold_end(&self->lock);
-    tt_lock_set_word(&self->lock, 0);
+    tt_lock_release(&self->lock, stack);
 }
 
-static PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))
+static inline bool rlock_free_fast(rlockobject *self, bool tsc)
 {
-    if (__builtin_expect(self->count == 1 && self->owner == tt_thread_ident(), 1)) {
-        rlock_free(self);
-        Py_RETURN_NONE;
-    }
+    bool outermost = __builtin_expect(self->count == 1 && self->owner == tt_thread_ident(), 1);
+    if (!outermost || !tt_lock_release_fast(&self->lock, tsc)) return false;
+    self->owner = 0;
+    self->count = 0;
+    return true;
+}
+
+SLOW PyObject *rlock_release_slow(rlockobject *self)
+{
+    if (rlock_free_fast(self, false)) Py_RETURN_NONE;
     if (!rlock_owned(self)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
-    self->count--;
+    if (self->count == 1)
+        rlock_free(self);
+    else
+        self->count--;
     Py_RETURN_NONE;
+}
+
+HOT PyObject *rlock_release(rlockobject *self, PyObject *Py_UNUSED(ignored))
+{
+    if (rlock_free_fast(self, true)) Py_RETURN_NONE;
+    return rlock_release_slow(self);
 }
 
 static PyObject *rlock_exit(rlockobject *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))

@@ -12,9 +12,24 @@ uint64_t tt_event_threshold_get(void) { return event_threshold_ns; }
 
 bool tt_wait_is_slow(uint64_t start, uint64_t end) { return tt_ticks_to_ns(tt_elapsed(start, end)) >= event_threshold_ns; }
 
-void tt_hold_count_odd(tt_site_stats *s, uint64_t pending)
+void tt_hold_begin(tt_lock *l, uint64_t now)
 {
-    if (pending) s->hold_histogram[0]++;
+    bool recorded = l->site >= tt_recorded_from;
+    l->held_since = recorded ? now : 0;
+    if (recorded) tt_the_segment.stats[l->site].acquisitions++;
+}
+
+void tt_hold_end(tt_lock *l, uint64_t now)
+{
+    if (l->held_since <= tt_session_start) {
+        if (l->held_since) tt_hold_end_untimed(l);
+        return;
+    }
+    tt_site_stats *s = &tt_the_segment.stats[l->site];
+    uint64_t held = now - l->held_since;
+    if (tt_hold_count(s, held)) return;
+    if (s->pending_hold) s->hold_histogram[0]++;   // negative, by a processor whose counter lags
+    s->pending_hold = held * 2 + 1;
 }
 
 void tt_hold_end_untimed(const tt_lock *l)

@@ -28,6 +28,7 @@ typedef struct tt_segment {
     tt_totals *totals;
     tt_pool *pools;
 } tt_segment;
+#pragma GCC visibility push(hidden)   // see clock.h
 extern tt_segment tt_the_segment;
 
 // The lowest site that is recorded: TT_SITE_OTHER while recording, UINT32_MAX otherwise.
@@ -38,6 +39,7 @@ extern uint64_t tt_session_start;
 extern bool tt_process_ending;
 // Counts forks: tells a child that waiters and threads it sees in memory are not its own.
 extern uint32_t tt_fork_epoch;
+#pragma GCC visibility pop
 // Makes forks count, from the first lock on, whether or not there is a capture. -1: no memory.
 int tt_fork_watch(void);
 

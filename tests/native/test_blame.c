@@ -52,9 +52,7 @@ static void pause_us(unsigned us)
 static bool acquire(int me, int64_t timeout_ns, unsigned *seed)
 {
     uint64_t before = tt_ticks();
-    bool fast = tt_lock_try_fast(&lock);
-    if (fast) tt_hold_begin(&lock);
-    if (fast || tt_lock_try(&lock)) {
+    if (tt_lock_try_fast(&lock, 0, true) || tt_lock_try(&lock)) {
         mark_step(OBTAINS, me, before);
         return true;
     }
@@ -297,7 +295,7 @@ static void begin(pthread_t *threads, int count)
     take_gil();
     waiting = obtained = 0;
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     drop_gil();
     for (int i = 0; i < count; i++) {
         CHECK(pthread_create(&threads[i], NULL, wait_once, &lock) == 0);
@@ -328,7 +326,7 @@ static void test_the_others_wait_for_the_owners_gil(void)
 static void test_late_waiter_takes_the_lock_before_the_woken_one(void)
 {
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     tt_waiter *first = arrive(), *second = arrive();
     CHECK(tt_waiter_sleep(second, 1, NULL) == TT_TIMED_OUT);
     tt_lock_release(&lock, stacks[0]);
@@ -352,7 +350,7 @@ static void test_late_waiter_takes_the_lock_before_the_woken_one(void)
 static void test_gil_wait_of_a_waiter_passed_over_is_not_its_own(void)
 {
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     tt_waiter *w = arrive();
     tt_lock_release(&lock, stacks[0]);
     CHECK(tt_waiter_sleep(w, -1, NULL) == TT_OK);
@@ -372,7 +370,7 @@ static void test_gil_wait_of_a_waiter_passed_over_is_not_its_own(void)
 static void test_gil_wait_of_a_waiter_that_leaves_is_not_its_own(void)
 {
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     tt_waiter *w = arrive();
     tt_lock_release(&lock, stacks[0]);
     CHECK(tt_waiter_sleep(w, -1, NULL) == TT_OK);
@@ -387,7 +385,7 @@ static void test_gil_wait_of_a_waiter_that_leaves_is_not_its_own(void)
 static void test_pause_in_the_middle_of_a_wait(void)
 {
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     tt_waiter *w = arrive();
     usleep(1000);
     tt_lock_release(&lock, stacks[0]);
@@ -409,7 +407,7 @@ static void test_pause_in_the_middle_of_a_wait(void)
 static void test_pause_after_the_last_waiter_has_gone(void)
 {
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     tt_waiter *w = arrive();
     usleep(1000);
     tt_lock_leave(&lock, w);
@@ -425,7 +423,7 @@ static void test_pause_after_the_last_waiter_has_gone(void)
 static void test_timeouts_are_blamed_on_the_live_holder(void)
 {
     lock = (tt_lock){.site = new_site()};
-    CHECK(tt_lock_try_fast(&lock));
+    CHECK(tt_lock_try(&lock));
     for (int i = 0; i < 5; i++) {
         tt_waiter *w = arrive();
         usleep(2000);

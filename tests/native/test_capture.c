@@ -102,16 +102,16 @@ static void test_waits_and_holds_across_a_pause_are_not_counted(void)
     tt_site_stats *s = &tt_the_segment.stats[TT_SITE_OTHER];
     uint64_t acquisitions = s->acquisitions, pending = s->pending_hold, contended = s->contended, start = tt_ticks();
     uint64_t untimed = s->holds_untimed;
-    tt_hold_begin(&l);
+    tt_hold_begin(&l, tt_ticks());
     tt_recording_set(0);
     tt_recording_set(1);
-    tt_hold_end(&l);
+    tt_hold_end(&l, tt_ticks());
     tt_wait_record(&(tt_wait){.start = start, .end = tt_ticks(), .site = TT_SITE_OTHER, .kind = TT_KIND_LOCK});
     CHECK(s->acquisitions == acquisitions + 1 && s->pending_hold == pending && s->contended == contended);
     CHECK(s->holds_untimed == untimed + 1);
     tt_recording_set(0);
-    tt_hold_begin(&l);
-    tt_hold_end(&l);
+    tt_hold_begin(&l, tt_ticks());
+    tt_hold_end(&l, tt_ticks());
     CHECK(s->acquisitions == acquisitions + 1 && s->holds_untimed == untimed + 1 && l.held_since == 0);
     tt_recording_set(1);
 }

@@ -146,7 +146,7 @@ static int value_of(uint32_t number)
 static void a_waiter_gets_the_value_of_the_release_that_it_ended_by(void)
 {
     tt_lock l = {.site = TT_SITE_OTHER};
-    CHECK(tt_lock_try_fast(&l));
+    CHECK(tt_lock_try(&l));
     tt_waiter *a = waiter(&l, TT_KIND_LOCK), *b = waiter(&l, TT_KIND_RLOCK);
     release_by(&l, 11);
     CHECK(tt_lock_try(&l));   // somebody else is quicker
@@ -163,7 +163,7 @@ static void a_waiter_gets_the_value_of_the_release_that_it_ended_by(void)
 static void a_lock_handed_over_and_released_by_another_thread(void)
 {
     tt_lock l = {.site = TT_SITE_OTHER};
-    CHECK(tt_lock_try_fast(&l));
+    CHECK(tt_lock_try(&l));
     tt_waiter *a = waiter(&l, TT_KIND_LOCK);
     release_by(&l, 21);
     CHECK(tt_lock_try(&l) && !tt_lock_claim(&l, a));
@@ -180,7 +180,7 @@ static void nobody_asks_when_nobody_will_tell(void)
 {
     tt_event_threshold_set(1000000000000u);
     tt_lock l = {.site = TT_SITE_OTHER};
-    CHECK(tt_lock_try_fast(&l));
+    CHECK(tt_lock_try(&l));
     tt_waiter *a = waiter(&l, TT_KIND_LOCK), *b = waiter(&l, TT_KIND_LOCK);
     tt_event_threshold_set(0);
     release_by(&l, 31);

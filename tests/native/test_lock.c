@@ -19,11 +19,7 @@ static int64_t deadline_in(int64_t ns) { return (int64_t)tt_clock_monotonic_ns()
 // As tt_py_acquire_slow, with the mutex for the GIL. False: timed out.
 static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
 {
-    if (tt_lock_try_fast(l)) {
-        tt_hold_begin(l);
-        return true;
-    }
-    if (tt_lock_try(l)) return true;
+    if (tt_lock_try_fast(l, 0, true) || tt_lock_try(l)) return true;
     tt_waiter *w = tt_waiter_new();
     CHECK(w);
     w->recorded = true;
@@ -53,7 +49,7 @@ static bool acquire(tt_lock *l, int64_t timeout_ns, bool leave_when_woken)
 
 static void release(tt_lock *l)
 {
-    tt_lock_release(l, 0);
+    if (!tt_lock_release_fast(l, true)) tt_lock_release(l, 0);
 }
 
 static uint64_t sum(const uint64_t *histogram)
@@ -155,8 +151,7 @@ static void hold_against(tt_lock *l, pthread_t *threads, int count)
 {
     done = 0;
     take_gil();
-    CHECK(tt_lock_try_fast(l));
-    tt_hold_begin(l);
+    CHECK(tt_lock_try(l));
     drop_gil();
     for (int i = 0; i < count; i++) CHECK(pthread_create(&threads[i], NULL, want_once, l) == 0);
     wait_for_waiters(l, count);
@@ -242,8 +237,7 @@ static void test_queue_is_void_after_fork(void)
         bool good = tt_the_segment.stats[l.site].acquisitions == 0 && tt_the_segment.header->pid == (uint32_t)getpid();
         good = good && tt_lock_held(&l) && !tt_lock_try(&l);
         tt_lock_release(&l, 0);
-        good = good && l.word == 0 && tt_lock_try_fast(&l);
-        tt_hold_begin(&l);
+        good = good && l.word == 0 && tt_lock_try(&l);
         good = good && tt_the_segment.stats[l.site].acquisitions == 1;
         _exit(good ? 0 : 1);
     }
@@ -326,6 +320,31 @@ static void test_a_hold_that_another_thread_ends_before_it_is_noticed_is_untimed
     CHECK(s->acquisitions == acquisitions + 3 && s->holds_untimed == untimed + 1);
 }
 
+static void test_a_fast_release_leaves_the_odd_hold_before_it_to_the_other(void)
+{
+    tt_site site = {.name = tt_intern_text("odd", 3)};
+    tt_lock l = {.site = tt_intern_site(&site)};
+    const tt_site_stats *s = &tt_the_segment.stats[l.site];
+    bool tsc = tt_clock_is_tsc();
+    take_gil();
+    for (int hold = 0; hold < 5; hold++) {
+        CHECK(tt_lock_try(&l));
+        if (hold == 1) l.held_since += 1000000000;   // by a processor whose counter is ahead of this one's
+        CHECK(!tt_lock_release_fast(&l, !tsc));
+        bool usual = hold != 0 && hold != 2;
+        uint64_t counted = sum(s->hold_histogram), zeros = s->hold_histogram[0];
+        CHECK(tt_lock_release_fast(&l, tsc) == usual && (l.word == 0) == usual);
+        if (!usual) {
+            CHECK(sum(s->hold_histogram) == counted && l.word == TT_HELD);
+            tt_lock_release(&l, 0);
+        }
+        CHECK(l.word == 0 && sum(s->hold_histogram) == (uint64_t)hold);
+        if (hold == 2) CHECK(s->hold_histogram[0] == zeros + 1);
+    }
+    CHECK(s->acquisitions == 5 && s->pending_hold && s->hold_ticks < 1000000000 && s->hold_max_ticks < 1000000000);
+    drop_gil();
+}
+
 // A child's counters start at zero: the holds it is born with were counted by its parent.
 static void test_a_hold_from_before_a_fork_is_none_of_the_child(void)
 {
@@ -368,6 +387,7 @@ int main(int argc, char **argv)
     test_every_hold_ends_timed_or_untimed();
     test_a_hold_that_another_thread_ends_before_it_is_noticed_is_untimed();
     test_a_hold_from_before_a_fork_is_none_of_the_child();
+    test_a_fast_release_leaves_the_odd_hold_before_it_to_the_other();
     test_passed_over_waiter_is_handed_the_lock();
     test_passed_over_waiter_sleeps_on_without_the_gil();
     test_reset_of_a_held_lock_wakes_its_waiters();
