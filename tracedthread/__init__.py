@@ -9,7 +9,7 @@ tracedthread: where Python threads wait, for how long, and because of whom.
 
     with tracedthread.record() as rec:  # what is recorded in here
         work()
-    print(rec.profile.to_dict())
+    print(rec.profile.to_dict() if rec.profile else "could not record")
 
     with tracedthread.bill() as b:      # what this thread waits in here
         work()
@@ -17,6 +17,8 @@ tracedthread: where Python threads wait, for how long, and because of whom.
 """
 
 from __future__ import annotations
+
+import os
 
 from ._original import originals
 from .billing import Bill, bill, current_thread_stats
@@ -72,13 +74,14 @@ class Recording:
     A stretch of time, as a context manager; made by `record()`.
 
     Attributes:
-        profile: What was recorded between entering and leaving; until then, and when recording was not possible
-            (`patch()` has said why), None.
+        profile: What was recorded between entering and leaving; until then, when recording was not possible (a line on
+            the standard error has said why), and in a process forked meanwhile, None.
     """
 
     def __init__(self) -> None:
         self.profile: Profile | None = None
         self._before: Profile | None = None
+        self._pid = 0
         self._patched_here = False
 
     def __enter__(self) -> Recording:
@@ -87,19 +90,26 @@ class Recording:
         recording = patch()
         self._patched_here = recording and not was_patched
         self._before = snapshot() if recording else None
+        self._pid = os.getpid()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         before, self._before = self._before, None
-        if before is not None:
-            from .profile import subtract
+        patched_here, self._patched_here = self._patched_here, False
+        try:
+            if before is not None and self._pid == os.getpid():
+                from .profile import subtract
 
-            self.profile = subtract(snapshot(), before)
-        if self._patched_here:
-            self._patched_here = False
-            unpatch()
+                self.profile = subtract(snapshot(), before)
+        except Exception as error:  # the block's own exception or exit must pass
+            from ._settings import say
+
+            say(f"record() has no profile: {error!r}")
+        finally:
+            if patched_here:
+                unpatch()
 
 
 def record() -> Recording:

@@ -198,6 +198,36 @@ def test_record_passes_exceptions_on_and_can_be_used_again() -> None:
     """)
 
 
+def test_record_lets_a_forked_child_exit_as_it_likes() -> None:
+    holds("""
+        import os, sys, tracedthread
+        with tracedthread.record() as rec:
+            pid = os.fork()
+            if pid == 0:
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert rec.profile is not None
+    """)
+
+
+def test_record_that_cannot_take_its_profile_says_so_and_unpatches() -> None:
+    holds(
+        """
+        import tracedthread
+        def fail():
+            raise MemoryError("none left")
+        try:
+            with tracedthread.record() as rec:
+                tracedthread.snapshot = fail
+                raise KeyError("the block's own")
+        except KeyError:
+            pass
+        assert rec.profile is None and not tracedthread.is_patched()
+        """,
+        stderr="tracedthread: record() has no profile: MemoryError('none left')\n",
+    )
+
+
 def test_record_where_nothing_can_be_recorded() -> None:
     holds(
         """
