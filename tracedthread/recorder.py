@@ -23,7 +23,6 @@ from typing import Any
 from tracedthread import _core, _settings
 from tracedthread._endings import at_end_of_child
 from tracedthread._original import originals
-from tracedthread.capture import CaptureError
 from tracedthread.live import Live
 from tracedthread.recorder_thread import LOSSES, RecorderThread, Sink, attempt, count, shared
 
@@ -117,12 +116,10 @@ def _launch(
             parent.is_over = True
             recorder.context_variable = parent.context_variable
         originals.start_new_thread(recorder.run, ())
-    except (_core.Unavailable, CaptureError) as exc:
-        count("threads")
-        _settings.say(f"no telemetry: {exc}")
-        return None
-    except Exception:  # at exit, at a limit of the system, or an audit hook's
-        count("threads")
+    except Exception as exc:  # also a limit of the system, and what an audit hook raises
+        count("recorders")
+        if "at interpreter shutdown" not in str(exc):  # as each version ends: there is nothing more to tell
+            _settings.say(f"no telemetry: {exc}")
         return None
     return recorder
 

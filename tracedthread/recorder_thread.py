@@ -26,7 +26,7 @@ LOSSES: Mapping[str, str] = {
     "spans": "waits long enough for a span that the budget had none for",
     "failures": "spans and log events that could not be made, and looks at what is new that a sink has failed in",
     "profiles": "pushes of blame that were refused, or of which nobody knows whether they have arrived",
-    "threads": "recorders that could not be started",
+    "recorders": "recorders that could not be started",
     "ends": "sinks that were left behind because they did not end in time",
 }
 # A fork waits so long for the sinks to be done, so that no lock of theirs is held in the child.

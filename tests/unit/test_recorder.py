@@ -71,7 +71,7 @@ def test_without_a_capture_nothing_is_started() -> None:
         assert not recorder.start([])
         _core.load()
         assert not recorder.start([])
-        assert recorder.lost()["threads"] == 1 and recorder.stop()
+        assert recorder.lost()["recorders"] == 1 and recorder.stop()
         """,
         head="",
         stderr="tracedthread: no telemetry: there is no capture",
@@ -229,8 +229,9 @@ def test_a_sink_may_stop_the_recorder() -> None:
     """)
 
 
-def test_a_recorder_that_cannot_be_started_is_counted_and_no_error() -> None:
-    run("""
+def test_a_recorder_that_cannot_be_started_is_said_and_counted_and_no_error() -> None:
+    run(
+        """
         def refuse(event, args):
             if event == "_thread.start_new_thread":
                 raise RuntimeError("no more threads")
@@ -240,11 +241,13 @@ def test_a_recorder_that_cannot_be_started_is_counted_and_no_error() -> None:
             refuse("_thread.start_new_thread", args)
         originals.start_new_thread = start
         assert not recorder.start([Told()])
-        assert recorder.lost()["threads"] == 1
+        assert recorder.lost()["recorders"] == 1
         originals.start_new_thread = real
         told = Told()
         assert recorder.start([told]) and recorder.flush() and told.looks
-    """)
+        """,
+        stderr="tracedthread: no telemetry: no more threads\n",
+    )
 
 
 def test_at_exit_starting_fails_without_a_word() -> None:
