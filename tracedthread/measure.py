@@ -17,10 +17,9 @@ from tracedthread._original import originals
 from tracedthread.buckets import BOUNDS, RANGES
 from tracedthread.histogram import BUCKETS
 from tracedthread.names import Metric
-from tracedthread.rows import OTHER
-from tracedthread.shown import OTHERS, TOP, Places, Shown
+from tracedthread.shown import TOP, Places, Shown
 from tracedthread.tallier import Read, Tallier
-from tracedthread.tally import LockTally, ResourceTally, Tally, seconds
+from tracedthread.tally import LockTally, PoolTally, ResourceTally, Tally, add_to, seconds
 
 _WORDS = struct.Struct(f"<{BUCKETS}Q")
 
@@ -112,8 +111,11 @@ class Stream:
         points.append(Measurement(names.STARTS, (), tally.started, start))
         points.append(Measurement(names.THREADS, (), tally.threads, start))
         points.append(Measurement(names.DEADLOCKS, (), tally.deadlocks, start))
+        pools: dict[str, PoolTally] = {}
         for name, pool in tally.pools.items():
-            place = (OTHERS if name == OTHER else name,)  # there are few: the capture has room for no more
+            add_to(pools, self._shown.pool(name), pool)
+        for name, pool in pools.items():
+            place = (name,)
             queue = histogram_value(pool.queue_histogram, pool.queue)
             points += (
                 Measurement(names.POOL_QUEUE_DURATION, place, queue, start),

@@ -1,10 +1,11 @@
 """
-Which locks metrics tell by name, so that there are few series, none of which ever goes backwards.
+Which locks and thread pools metrics tell by name, so that there are few series, none of which ever goes backwards.
 
 Shown are the locks that were waited for longest, and of each the functions to blame most; all others together are
 `other`. What was shown once stays, for a series that ends and begins again is worth little; four times as many can
 gather in the course of time, then no more. What is shown later than it was seen begins at zero: what it had before
-stays where it was told. So the series of a metric always add up to the whole.
+stays where it was told. So the series of a metric always add up to the whole. Thread pools are shown as they come,
+until there are enough.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from tracedthread.rows import OTHER
-from tracedthread.tally import LockTally, ResourceTally, Tally, add_to
+from tracedthread.tally import LockTally, PoolTally, ResourceTally, Tally, add_to
 
 #: How many locks are shown at first; and, of each, how many functions.
 TOP = 20
 TOP_FUNCTIONS = 5
 #: So many times as many can be shown in the course of time.
 GROWTH = 4
+#: How many thread pools are shown.
+POOLS = 100
 
 OTHERS = "other"
 
@@ -40,6 +43,7 @@ class Shown:
     def __init__(self, top: int = TOP) -> None:
         self.top = top
         self.functions: dict[str, set[str]] = {}  # by name of the lock
+        self.pools: set[str] = set()
 
     def update(self, tally: Tally) -> None:
         """Show what has come to the top."""
@@ -65,6 +69,9 @@ class Shown:
             for _, function in heapq.nlargest(TOP_FUNCTIONS, ranked):
                 if len(shown) < TOP_FUNCTIONS * GROWTH:
                     shown.add(function)
+        for name in tally.pools:
+            if name != OTHER and len(self.pools) < POOLS:
+                self.pools.add(name)
 
     def lock(self, key: tuple[str, str]) -> tuple[str, str]:
         """Where a lock of this name and type, or kind of wait, is told."""
@@ -78,8 +85,12 @@ class Shown:
             return OTHERS, OTHERS
         return key if function in functions else (name, OTHERS)
 
+    def pool(self, name: str) -> str:
+        """Where a thread pool is told."""
+        return name if name in self.pools else OTHERS
+
     def without_others(self, tally: Tally) -> Tally:
-        """The same with the names of locks that are shown only; where values are told, it makes no difference."""
+        """The same with the names that are shown only; where values are told, it makes no difference."""
         locks: dict[tuple[str, str], LockTally] = {}
         for (name, lock_type), lock in tally.locks.items():
             add_to(locks, ((name if name in self.functions else OTHER), lock_type), lock)
@@ -90,7 +101,10 @@ class Shown:
         for (name, function), charged in tally.blame.items():
             who = (name, function) if name in self.functions else (OTHER, OTHER)
             blame[who] = blame.get(who, 0) + charged
-        return tally._replace(locks=locks, resources=resources, blame=blame)
+        pools: dict[str, PoolTally] = {}
+        for name, pool in tally.pools.items():
+            add_to(pools, name if name in self.pools else OTHER, pool)
+        return tally._replace(locks=locks, resources=resources, blame=blame, pools=pools)
 
 
 class Places(Generic[Key, Value]):

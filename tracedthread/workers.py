@@ -217,7 +217,8 @@ class Workers:
             self._ended += 1
             worker.close()
             del self._known[worker.identity]
-            if max(map(len, (self._retired.locks, self._retired.blame, self._retired.resources))) > NAMES_OF_ENDED:
+            gone = self._retired
+            if max(len(gone.locks), len(gone.blame), len(gone.resources), len(gone.pools)) > NAMES_OF_ENDED:
                 self._shown.update(self._retired)
                 self._retired = self._shown.without_others(self._retired)
 

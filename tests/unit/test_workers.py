@@ -14,9 +14,10 @@ import capture_builder as cb
 import pytest
 
 import tracedthread
-from tracedthread import _core, names, workers
+from tracedthread import _core, names, shown, workers
 from tracedthread.procfs import Process, Refused, Unrecorded, processes
 from tracedthread.shown import OTHERS
+from tracedthread.tally import PoolTally
 from tracedthread.workers import Workers
 
 ME = os.getpid()
@@ -132,6 +133,26 @@ def test_a_pid_that_is_used_again_begins_its_series_anew(
 
 def timeouts(group: Workers) -> dict[Any, Any]:
     return {(p.metric.name, p.attributes): p.value for p in group.measure() if p.metric is names.TIMEOUTS}
+
+
+def test_pools_that_only_the_dead_had_are_few_and_add_up(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each worker calls its pool after itself."""
+    monkeypatch.setattr(workers, "NAMES_OF_ENDED", 10)
+    monkeypatch.setattr(shown, "POOLS", 3)
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5)})
+    read = workers._Worker.read
+    second = PoolTally(queue=10**9 << 32, queued=1)
+    monkeypatch.setattr(workers._Worker, "read", lambda self: read(self)._replace(pools={f"pool{self.pid}": second}))
+    for number in range(1, 41):
+        group._take(capture_of(tmp_path / "ended", 5000 + number), 0, None)
+        points = [point for point in group.measure() if point.metric is names.POOL_QUEUE_DURATION]
+        told = {point.attributes[0]: point.value.sum_s for point in points}  # type: ignore[union-attr]
+        shown_ones = {f"pool{5000 + one}": 1.0 for one in range(1, min(number, 3) + 1)}
+        assert told == {**shown_ones, **({OTHERS: number - 3.0} if number > 3 else {})}
+    assert len(group._retired.pools) <= 20
+    assert {point.value for point in group.measure() if point.metric is names.POOL_QUEUE_SIZE} == {0}
 
 
 def test_memory_of_names_that_only_the_dead_had_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
