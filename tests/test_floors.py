@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,17 @@ def test_imports_keep_to_the_floors() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_architecture_draws_these_floors() -> None:
+    layers = re.findall(
+        r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )[0]
+    floors = [set(layer.split(" | ")) for layer in re.findall(r'"(.+)"', layers)]
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Floors\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    drawn = [set(re.findall(r"`(\w+)(?:/|\.py)`", cell)) for cell in cells]
+    assert drawn == [*floors, {"native"}]
 
 
 def test_report_formats_do_not_import_each_other() -> None:
