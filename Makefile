@@ -37,7 +37,7 @@ backends:  ## a real collector, VictoriaMetrics and Prometheus for `make test`, 
 	bash tests/backends/fetch.sh build/backends
 
 bench: build $(VENV)/.bench  ## what our locks cost, against the stock ones; and a service, with and without
-	set -e; for file in benchmarks/bench_*.py; do $(RUN) $$file; done
+	@status=0; for file in benchmarks/bench_*.py; do PYTHONPATH=$(CURDIR) $(RUN) $$file || status=1; done; exit $$status
 
 lint: build $(VENV)/.lint  ## formatting, style and types
 	$(VENV)/bin/ruff check

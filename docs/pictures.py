@@ -9,6 +9,7 @@ figures in them are those of that run.
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 import tempfile
@@ -34,6 +35,7 @@ MOST_THREADS, MOST_STEPS = 50, 500
 
 def main() -> None:
     """Make all of them."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tracedthread-pictures-") as folder, chromium(Path(folder)) as chrome:
         chrome.set_window_size(WIDTH, HEIGHT)

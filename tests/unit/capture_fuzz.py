@@ -15,10 +15,13 @@ import random
 import resource
 import signal
 import struct
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where it is a program and nothing is installed
 
 import capture_builder as cb
 
