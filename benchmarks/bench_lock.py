@@ -5,8 +5,8 @@ What recorded locks cost, as a ratio to the interpreter's own in the same proces
 
 Everything is recorded (`tracedthread.patch()`, the capture is a memfd). The two sides take turns, each round in the
 other order; the ratio is the median over the rounds of ours / stock. One-threaded cases are timed by the thread's
-processor time, which a busy neighbour does not count into. "Paused" is with recording off: what it adds is two readings
-of the clock and the counting. Exit status 1 if a budget is exceeded.
+processor time, which a busy neighbour does not count into. "Paused" is with recording off: what recording adds to that
+is two readings of the clock and the counting. Exit status 1 if a budget is exceeded.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ static inline uint64_t tt_ticks_to_ns(uint64_t ticks)
 {
     return (uint64_t)(((unsigned __int128)ticks * tt_the_clock.ns_per_tick) >> 32);
 }
+// Of less than 2^63 ticks: the conversion of a signed number is one instruction.
 static inline double tt_ticks_to_ns_double(uint64_t ticks) { return (double)(int64_t)ticks * tt_the_clock.ns_per_tick_double; }
 
 // Buckets of one ns up to 8 ns, then eight an octave, so that an edge is at most 12.5 % above the one before and every

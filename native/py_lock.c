@@ -122,7 +122,7 @@ SLOW PyObject *lock_acquire_slow(lockobject *self, PyObject *const *args, Py_ssi
     return truth(tt_py_acquire_slow((PyObject *)self, &self->lock, TT_LOCK, timeout_ns, true));
 }
 
-static PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+HOT PyObject *lock_acquire(lockobject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     if (!nargs && !kwnames && tt_lock_try_fast(&self->lock, 0, true)) Py_RETURN_TRUE;
     return lock_acquire_slow(self, args, nargs, kwnames);
@@ -268,9 +268,8 @@ HOT PyObject *rlock_acquire(rlockobject *self, PyObject *const *args, Py_ssize_t
     return rlock_acquire_slow(self, args, nargs, kwnames);
 }
 
-static void rlock_free(rlockobject *self)
+static void rlock_free(rlockobject *self, uint32_t stack)
 {
-    uint32_t stack = tt_py_release_stack(&self->lock);
     self->owner = 0;
     self->count = 0;
     tt_lock_release(&self->lock, stack);
@@ -288,12 +287,13 @@ static inline bool rlock_free_fast(rlockobject *self, bool tsc)
 SLOW PyObject *rlock_release_slow(rlockobject *self)
 {
     if (rlock_free_fast(self, false)) Py_RETURN_NONE;
+    uint32_t stack = tt_py_release_stack(&self->lock);
     if (!rlock_owned(self)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
     if (self->count == 1)
-        rlock_free(self);
+        rlock_free(self, stack);
     else
         self->count--;
     Py_RETURN_NONE;
@@ -327,19 +327,23 @@ static PyObject *rlock_recursion_count(rlockobject *self, PyObject *Py_UNUSED(ig
 
 static PyObject *rlock_release_save(rlockobject *self, PyObject *Py_UNUSED(ignored))
 {
+    uint32_t stack = tt_py_release_stack(&self->lock);
     bool allowed = PY_VERSION_HEX >= 0x030E0000 ? rlock_owned(self) : self->count > 0;   // before 3.14 by any thread
     if (!allowed) {
         PyErr_SetString(PyExc_RuntimeError, "cannot release un-acquired lock");
         return NULL;
     }
-    PyObject *saved = Py_BuildValue("kk", self->count, self->owner);
-    if (saved) rlock_free(self);
+    PyObject *saved = Py_BuildValue(PY_VERSION_HEX >= 0x030E0000 ? "nk" : "kk", self->count, self->owner);
+    if (saved) rlock_free(self, stack);
     return saved;
 }
 
 static PyObject *rlock_restore(rlockobject *self, unsigned long count, unsigned long owner)
 {
-    if (rlock_take(self, -1, false, count) < 0) return NULL;
+    if (PY_VERSION_HEX >= 0x030E0000 && rlock_owned(self))   // before 3.14 its thread waits for itself
+        self->count = count;
+    else if (rlock_take(self, -1, false, count) < 0)
+        return NULL;
     self->owner = owner;
     Py_RETURN_NONE;
 }
@@ -383,8 +387,8 @@ static PyObject *rlock_repr(rlockobject *self)
 
 #if PY_VERSION_HEX >= 0x030F0000
 // 3.15 has no arguments for __enter__, and exactly three for __exit__.
-static PyObject *lock_enter0(lockobject *self, PyObject *Py_UNUSED(ignored)) { return lock_enter(self, NULL, 0, NULL); }
-static PyObject *rlock_enter0(rlockobject *self, PyObject *Py_UNUSED(ignored)) { return rlock_acquire(self, NULL, 0, NULL); }
+HOT PyObject *lock_enter0(lockobject *self, PyObject *Py_UNUSED(ignored)) { return lock_enter(self, NULL, 0, NULL); }
+HOT PyObject *rlock_enter0(rlockobject *self, PyObject *Py_UNUSED(ignored)) { return rlock_acquire(self, NULL, 0, NULL); }
 #define ENTER(type) {"__enter__", (PyCFunction)type##_enter0, METH_NOARGS, NULL}
 static int check_exit(Py_ssize_t nargs)
 {
@@ -392,11 +396,11 @@ static int check_exit(Py_ssize_t nargs)
     PyErr_Format(PyExc_TypeError, "__exit__ expected 3 arguments, got %zd", nargs);
     return -1;
 }
-static PyObject *lock_exit3(lockobject *self, PyObject *const *args, Py_ssize_t nargs)
+HOT PyObject *lock_exit3(lockobject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return check_exit(nargs) < 0 ? NULL : lock_exit(self, args, nargs);
 }
-static PyObject *rlock_exit3(rlockobject *self, PyObject *const *args, Py_ssize_t nargs)
+HOT PyObject *rlock_exit3(rlockobject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     return check_exit(nargs) < 0 ? NULL : rlock_exit(self, args, nargs);
 }

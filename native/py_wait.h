@@ -5,7 +5,7 @@
 #include "deadlock.h"
 #include "record.h"
 
-// Takes `l` after tt_lock_try_fast has failed. `timeout_ns`: -1 for ever, 0 not at all. Signal handlers run meanwhile if
+// Takes `l`, at once if it is free. `timeout_ns`: -1 for ever, 0 not at all. Signal handlers run meanwhile if
 // `interruptible`. Returns 1 when obtained, 0 when not, -1 with the exception a handler raised.
 int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64_t timeout_ns, bool interruptible);
 

@@ -25,8 +25,8 @@ void tt_hold_end(tt_lock *l, uint64_t now);
 void tt_hold_end_untimed(const tt_lock *l);
 
 // The fast paths, of a lock for which nobody waits. False, with nothing done: it is a case for tt_lock_try or tt_lock_release,
-// or `tsc` is not tt_clock_is_tsc(). With `tsc`, which is constant, they call nothing; so a caller that leaves all else to a
-// function of its own needs no frame (2 % of a `with` on 3.15, which compiles extensions with frame pointers).
+// or `tsc`, a constant, is not tt_clock_is_tsc(). With `tsc` they call nothing (on x86-64 with glibc), so a caller that leaves
+// all else to a function of its own needs no frame: 2 % of a `with` on 3.15, which compiles extensions with frame pointers.
 
 // Takes `l`; with `entered` TT_ENTERED for a `with` statement, at the end of which this thread is going to release it.
 static inline bool tt_lock_try_fast(tt_lock *l, uintptr_t entered, bool tsc)
@@ -44,9 +44,10 @@ static inline bool tt_lock_try_fast(tt_lock *l, uintptr_t entered, bool tsc)
     return true;
 }
 
-// Counts the hold before this one, which took `held` ticks and is kept pending; readers add it. The counter of a hold that
-// has just ended is still on its way out of the processor, and waiting for it would cost more than all the rest (5 of 14 ns
-// on 3.15). False: no hold was pending, or one that a lagging processor's counter made negative.
+// A hold of `held` ticks becomes the pending one, which readers add, and the one that was pending is counted. For the clock
+// reading of a hold that has just ended is still on its way out of the processor, and waiting for it would cost more than all
+// the rest (5 of 14 ns on 3.15). False, with nothing done: none was pending, or one that a lagging processor's counter made
+// negative.
 static inline bool tt_hold_count(tt_site_stats *s, uint64_t held)
 {
     uint64_t pending = s->pending_hold, ticks = pending >> 1;

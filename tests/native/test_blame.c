@@ -52,7 +52,7 @@ static void pause_us(unsigned us)
 static bool acquire(int me, int64_t timeout_ns, unsigned *seed)
 {
     uint64_t before = tt_ticks();
-    if (tt_lock_try_fast(&lock, 0, true) || tt_lock_try(&lock)) {
+    if (tt_lock_try_fast(&lock, 0, tt_clock_is_tsc()) || tt_lock_try(&lock)) {
         mark_step(OBTAINS, me, before);
         return true;
     }

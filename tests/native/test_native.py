@@ -85,6 +85,7 @@ def test_lock(build: Callable[[str], Path], sanitizer: str) -> None:
     output = run(program, OPERATIONS[sanitizer])
     print(output)
     assert output.endswith("ok\n")
+    assert run(program, OPERATIONS[sanitizer] // 20, "no TSC").endswith("ok\n")
 
 
 def test_blame(build: Callable[[str], Path], sanitizer: str) -> None:

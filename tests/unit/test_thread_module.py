@@ -433,6 +433,17 @@ m.RLock.__init_subclass__() | m.LockType.__subclasshook__(int) | m.LockType.__cl
 """
 
 
+# Before 3.14 a thread that has the lock waits for itself.
+if sys.version_info >= (3, 14):
+    PROGRAMS += """
+rlock.acquire() | rlock._acquire_restore((1, me)) | rlock | rlock.release() | rlock.release()
+rlock.acquire() | rlock.acquire() | rlock._acquire_restore((5, me)) | rlock | rlock._release_save() == (5, me) | rlock
+rlock.acquire() | rlock._acquire_restore((3, 12345)) | rlock | rlock._is_owned() | rlock.release()
+rlock._acquire_restore((-5, me)) | rlock._release_save() == (-5, me) | rlock
+rlock._acquire_restore((0, me)) | rlock.release() | rlock._release_save() == (-1, me) | rlock
+"""
+
+
 @pytest.mark.parametrize("program", [line for line in PROGRAMS.splitlines() if line])
 def test_program(program: str) -> None:
     check(program)
