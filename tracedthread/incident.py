@@ -23,7 +23,6 @@ from tracedthread.capture import Capture
 from tracedthread.profile import Profile
 
 HEALTHY = "healthy"
-FAULTS = ("report", "hog", "pool")
 _NEEDS = {"flask": "flask", "gunicorn": "gunicorn", "sqlalchemy": "sqlalchemy"}
 
 AT_ONCE = 16  # requests, as many as the server has threads
@@ -60,7 +59,7 @@ def play(fault: str, recording: Path, *, seed: int, seconds: float, requests: in
     Open the shop, let the customers in, close it.
 
     Args:
-        fault: One of FAULTS, or HEALTHY.
+        fault: One that the shop knows (examples/shop/faults.py), or HEALTHY.
         recording: The file to write; it is overwritten.
         seed: Of the customers' wishes.
         seconds: How long they come, after a short warm-up.

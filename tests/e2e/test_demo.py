@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tracedthread.capture import Capture
-from tracedthread.incident import FAULTS, HEALTHY, missing, play
+from tracedthread.commands.demo import FAULTS
+from tracedthread.incident import HEALTHY, missing, play
 from tracedthread.profile import Profile
 from tracedthread.story import headline, judge, slowed
 
