@@ -48,7 +48,6 @@ __all__ = [
     "capture_bytes",
     "deadlock_after_s",
     "disabled_by",
-    "enabled",
     "event_threshold_ms",
     "follow_fork",
     "metrics_top",
@@ -138,11 +137,6 @@ def disabled_by() -> str | None:
     if {"tracedthread", "*"} & {name.strip() for name in value.split(",")}:
         return f"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS={value}"
     return None
-
-
-def enabled() -> bool:
-    """Whether TRACEDTHREAD_ENABLE asks to record from the start."""
-    return _flag("TRACEDTHREAD_ENABLE")
 
 
 def follow_fork() -> bool:

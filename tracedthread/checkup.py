@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from tracedthread import _settings
 from tracedthread.capture import Capture, CaptureError
+from tracedthread.layout import RING_NAMES
 from tracedthread.procfs import Refused
 from tracedthread.profile import Profile
 from tracedthread.target import Target
@@ -26,8 +27,6 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 
 PROBE_LIMIT_S = 60
 CONNECT_LIMIT_S = 2.0
-# Rings overwrite their oldest records; no count or sum misses those.
-_RINGS = ("events", "starts")
 
 
 @dataclass(frozen=True)
@@ -212,14 +211,15 @@ def _recording(capture: Capture, name: str) -> Iterator[Finding]:
     data = {**process.to_dict(), "bytes": capture.header.size}
     used = totals.acquisitions or totals.contended
     yield Finding("recording", OK if used else WRONG, sentence, data)
-    lost = {section: number for section, number in profile.lost.items() if number and section not in _RINGS}
+    # Rings overwrite their oldest records; no count or sum misses those.
+    lost = {section: number for section, number in profile.lost.items() if number and section not in RING_NAMES}
     if lost:
         what = ", ".join(f"{number:,} {section}" for section, number in lost.items())
         sentence = f"No room was left for {what}: their totals are in (other). Record with a larger --capture-size."
         yield Finding("recording", WRONG, sentence, {"lost": lost})
     else:
         yield Finding("recording", OK, "Nothing was lost: everything found room.", {"lost": {}})
-    for section in _RINGS:
+    for section in RING_NAMES:
         if number := profile.lost.get(section, 0):
             sentence = f"The {number:,} oldest {section} made room for newer ones; no count or sum misses them."
             yield Finding("recording", NOTE, sentence, {section: number})

@@ -23,7 +23,7 @@ from tracedthread.capture import Capture
 from tracedthread.profile import Profile
 
 HEALTHY = "healthy"
-_NEEDS = {"flask": "flask", "gunicorn": "gunicorn", "sqlalchemy": "sqlalchemy"}
+NEEDS = ("flask", "gunicorn", "sqlalchemy")  # the extra `demo`
 
 AT_ONCE = 16  # requests, as many as the server has threads
 TIMEOUT_S = 30.0
@@ -51,7 +51,7 @@ class Incident:
 
 def missing() -> list[str]:
     """What the shop needs and this environment has not."""
-    return [package for module, package in _NEEDS.items() if find_spec(module) is None]
+    return [package for package in NEEDS if find_spec(package) is None]
 
 
 def play(fault: str, recording: Path, *, seed: int, seconds: float, requests: int) -> Incident:

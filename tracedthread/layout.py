@@ -57,6 +57,7 @@ THREAD_FREE, THREAD_STARTING, THREAD_RUNNING, THREAD_ENDED = range(4)
 OUTCOMES = ("acquired", "timeout", "interrupted")
 # `used` counts all that were ever written; the newest remain.
 RINGS = (EVENTS, STARTS)
+RING_NAMES = tuple(SECTION_NAMES[section_id] for section_id in RINGS)
 
 
 def pending_ticks(pending_hold: int) -> int:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tracedthread.capture import Capture
 from tracedthread.commands.demo import FAULTS
-from tracedthread.incident import HEALTHY, missing, play
+from tracedthread.incident import HEALTHY, NEEDS, missing, play
 from tracedthread.profile import Profile
 from tracedthread.story import headline, judge, slowed
 
@@ -25,6 +27,18 @@ FLAGS = [f"--{name}={value}" for name, value in LOAD.items()]
 needs_shop = pytest.mark.skipif(
     bool(missing()) and not os.environ.get("CI"), reason="the shop's packages: make build has them (group `demo`)"
 )
+
+
+@needs_shop
+def test_what_the_shop_needs_and_its_faults_are_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extra, group = re.findall(r"^demo = \[.*\n((?:    .*\n)+)\]", project, re.MULTILINE)
+    wanted = re.findall(r'"(.+)"', extra)
+    assert re.findall(r'"(.+)"', group) == wanted
+    assert (ROOT / "examples" / "shop" / "requirements.txt").read_text(encoding="utf-8").splitlines()[1:4] == wanted
+    assert [re.split("[<>=]", requirement)[0] for requirement in wanted] == list(NEEDS)
+    assert tuple(FAULTS) == import_module("examples.shop.faults").NAMES
+
 
 BLAMED = {
     HEALTHY: "Nobody is to blame: no lock and no pool made requests slow.",

@@ -119,7 +119,7 @@ def test_suffix_of_the_output_is_used_unless_a_format_is_given(recording: Path, 
         (["-f", "json"], "is a form of its own, and -f asks for json"),
         (["-f", "text"], "is a form of its own, and -f asks for text"),
         (["-f", "pprof", "-o", "a"], "is a form of its own, and -f asks for pprof"),
-        (["-o", "a\r.html"], "is text, and a?.html asks for html"),
+        (["-o", "a\r.html"], "is text, and a\ufffd.html asks for html"),
     ],
 )
 def test_threads_is_refused_in_another_form(

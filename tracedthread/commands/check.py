@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.export.clean import clean
-from tracedthread.export.plain import explain, measured, put, refusal
+from tracedthread.export.plain import explain, measured
+from tracedthread.export.streams import BAD_INPUT, put, refuse
 from tracedthread.export.units import duration
+from tracedthread.layout import RING_NAMES
 from tracedthread.limits import MEASURES, Limit, Measure
 from tracedthread.profile import Profile
 from tracedthread.rows import seconds
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 # Between two copies of a capture that is being recorded.
 PAUSE_S = 0.05
 EXCEEDED = 1
-BAD_INPUT = 2
 
 _HELP = {
     "wait-p99": "99 %% of the waits for these locks are at most so long (known to 12.5 %%)",
@@ -105,11 +105,9 @@ def main(args: argparse.Namespace) -> int:
         unfinished = pending(capture)
         cycles = deadlocks(capture, _again(capture, args.file)) if args.no_deadlock else []
     except (OSError, CaptureError) as exc:
-        sys.stderr.write(refusal(args.file, exc))
-        return BAD_INPUT
+        return refuse(args.file, exc)
     if not was_used(profile):
-        sys.stderr.write(f"tracedthread: {clean(args.file)}: no lock was used, so there is nothing to check\n")
-        return BAD_INPUT
+        return refuse(args.file, "no lock was used, so there is nothing to check")
     options, limits = zip(*args.limits) if args.limits else ((), ())
     answers = [
         _Answer(
@@ -156,7 +154,7 @@ def _no_deadlock(cycles: list[str], profile: Profile) -> _Answer:
 
 def _no_lost(profile: Profile) -> _Answer:
     # What rings have overwritten is not lost: they keep the newest, and no count or sum needs them.
-    lost = {name: number for name, number in profile.lost.items() if number and name not in ("events", "starts")}
+    lost = {name: number for name, number in profile.lost.items() if number and name not in RING_NAMES}
     detail = [f"no room was left for {number:,} {name}" for name, number in lost.items()]
     return _Answer("--no-lost", "EXCEEDED" if lost else "ok", detail, str(sum(lost.values())))
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # `run` that is about to patch it.
 
 NO_STORY = 1
-BAD_INPUT = 2
 
 FAULTS = {
     "report": "a report on all prices, every quarter of a second",
@@ -56,10 +55,11 @@ def main(args: argparse.Namespace) -> int:
         0 if each recording of a fault shows somebody to blame; else, after one line on the standard error, 1, or 2 if
         something is missing or may not be written.
     """
+    from tracedthread.export.streams import emit, refuse
     from tracedthread.incident import HEALTHY, missing
 
     if lacking := missing():
-        return _refuse(f"the demo needs {', '.join(lacking)}: pip install 'tracedthread[demo]'", BAD_INPUT)
+        return refuse(f"the demo needs {', '.join(lacking)}: pip install 'tracedthread[demo]'")
     faults = list(dict.fromkeys(args.fault or FAULTS))
     page = Path(args.output) if args.output is not None else _new_folder() / "report.html"
     recordings = {fault: page.with_name(f"shop-{fault}.ttc") for fault in (HEALTHY, *faults)}
@@ -68,16 +68,19 @@ def main(args: argparse.Namespace) -> int:
         if args.force:
             path.unlink(missing_ok=True)
         elif os.path.lexists(path):
-            return _refuse(f"{path} exists; --force overwrites it", BAD_INPUT)
+            return refuse(f"{path} exists; --force overwrites it")
+    status = 0
+
+    def show(_: TextIO) -> None:
+        nonlocal status
+        status = _demonstrate(faults, recordings, page, args)
+
     try:
-        return _demonstrate(faults, recordings, page, args)
-    except BrokenPipeError:
-        # The reader has seen enough. The interpreter flushes once more at exit, so that has to go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        emit(show)
     finally:
         if args.output is None and not any(page.parent.iterdir()):
             page.parent.rmdir()
+    return status
 
 
 def _new_folder() -> Path:
@@ -90,6 +93,7 @@ def _demonstrate(faults: list[str], recordings: dict[str, Path], page: Path, arg
     """Play all incidents, tell each, and write the report of one."""
     from tracedthread.capture import CaptureError
     from tracedthread.export import render
+    from tracedthread.export.streams import say
     from tracedthread.incident import HEALTHY, CannotPlay, play
     from tracedthread.story import judge, paragraphs, slowed
 
@@ -102,9 +106,11 @@ def _demonstrate(faults: list[str], recordings: dict[str, Path], page: Path, arg
         try:
             played[fault] = incident = play(fault, recording, **load)
         except (CannotPlay, CaptureError, OSError) as exc:
-            return _refuse(str(exc), NO_STORY)
+            say(exc)
+            return NO_STORY
         except KeyboardInterrupt:
-            return _refuse("interrupted", NO_STORY)
+            say("interrupted")
+            return NO_STORY
         verdict = judge(incident.profile)
         slow = slowed(incident.p99_s, played[HEALTHY].p99_s)
         if fault == HEALTHY:
@@ -117,7 +123,8 @@ def _demonstrate(faults: list[str], recordings: dict[str, Path], page: Path, arg
     _next_commands(page, shown, recordings[shown])
     sys.stdout.flush()
     if unexplained:
-        return _refuse(f"nobody to blame in this recording: {', '.join(unexplained)}", NO_STORY)
+        say(f"nobody to blame in this recording: {', '.join(unexplained)}")
+        return NO_STORY
     return 0
 
 
@@ -131,12 +138,6 @@ def _write(texts: list[str]) -> None:
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     for text in texts:
         print(textwrap.fill(text, width, initial_indent="   ", subsequent_indent="     "), flush=True)
-
-
-def _refuse(reason: str, code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(f"tracedthread: {reason}\n")
-    return code
 
 
 def _next_commands(page: Path, fault: str, recording: Path) -> None:

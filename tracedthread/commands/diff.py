@@ -6,18 +6,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING
 
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.compare import compare
-from tracedthread.export.plain import emit, put, refusal
+from tracedthread.export.streams import emit, put, refuse
 from tracedthread.profile import Profile
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-BAD_INPUT = 2
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,8 +43,7 @@ def main(args: argparse.Namespace) -> int:
         try:
             profiles.append(Profile.from_capture(Capture.open(file)))
         except (OSError, CaptureError) as exc:
-            sys.stderr.write(refusal(file, exc))
-            return BAD_INPUT
+            return refuse(file, exc)
     comparison = compare(*profiles)
     if args.json:
         put(json.dumps(comparison.to_dict(), indent=1) + "\n")

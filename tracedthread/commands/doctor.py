@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tracedthread.checkup import WRONG, Finding, of_back_ends, of_file, of_host, of_process
 from tracedthread.export.clean import clean
-from tracedthread.export.plain import put
+from tracedthread.export.streams import put
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

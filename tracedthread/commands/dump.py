@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from tracedthread.capture import CaptureError
 from tracedthread.dump import Dump
 from tracedthread.export import blockers
+from tracedthread.export.streams import emit, put, refuse
 from tracedthread.procfs import Refused
 from tracedthread.target import Target
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 DEADLOCK = 1
-BAD_INPUT = 2
 # Between the two copies. What a thread of a live program does takes less.
 PAUSE_S = 0.02
 
@@ -49,21 +47,16 @@ def main(args: argparse.Namespace) -> int:
     try:
         dump = look(args.pid)
     except Refused as exc:
-        return _refuse(str(exc))
+        return refuse(exc)
     except (OSError, CaptureError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        return _refuse(f"the recording of process {args.pid} cannot be read: {reason}")
+        return refuse(f"the recording of process {args.pid} cannot be read", exc)
     try:
         if args.json:
-            print(json.dumps(dump.to_dict(), indent=1))
+            put(json.dumps(dump.to_dict(), indent=1) + "\n")
         else:
-            blockers.render(dump, sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough. The interpreter flushes once more at exit, so that has to go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            emit(lambda stream: blockers.render(dump, stream))
     except OSError as exc:
-        return _refuse(f"standard output: {exc.strerror}")
+        return refuse("standard output", exc)
     return DEADLOCK if dump.deadlocks else 0
 
 
@@ -81,10 +74,3 @@ def look(pid: int) -> Dump:
         time.sleep(PAUSE_S)
         second = target.copy()
         return Dump.from_copies(first, second, before, target.look_again())
-
-
-def _refuse(reason: str) -> int:
-    # One line whatever is in it.
-    reason = "".join(character if character.isprintable() else "?" for character in reason)
-    sys.stderr.write(f"tracedthread: {reason}\n")
-    return BAD_INPUT

@@ -9,17 +9,16 @@ import gc
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.export import FORMATS, SUFFIXES, form_of, render
 from tracedthread.export.extra import MissingExtra
+from tracedthread.export.streams import emit, refuse, say
 from tracedthread.profile import Profile
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
-
-BAD_INPUT = 2
 
 _ONE_SIDED = [name for name, form in FORMATS.items() if form.has_sides]
 
@@ -67,38 +66,38 @@ def main(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     if args.output is not None and _is_same_file(args.file, args.output):
-        return _refuse(args.output, "this is the recording itself")
+        return refuse(args.output, "this is the recording itself")
     named = form_of(args.output) if args.output is not None else None
     if args.threads and args.format not in (None, "threads"):
-        return _refuse("--threads", f"is a form of its own, and -f asks for {args.format}")
+        return refuse("--threads", f"is a form of its own, and -f asks for {args.format}")
     if args.threads and named not in (None, "text"):
-        return _refuse("--threads", f"is text, and {args.output} asks for {named}")
+        return refuse("--threads", f"is text, and {args.output} asks for {named}")
     form = args.format or named or "text"
     if args.threads:
         form = "threads"
     elif args.output is not None and args.format is None and named is None and (suffix := _suffix(args.output)):
-        return _refuse(args.output, f"no form has the suffix {suffix}, but {', '.join(SUFFIXES)}; or choose one by -f")
+        return refuse(args.output, f"no form has the suffix {suffix}, but {', '.join(SUFFIXES)}; or choose one by -f")
     if args.waits and not FORMATS[form].has_sides:
-        return _refuse("--waits", f"only for {' and '.join(_ONE_SIDED)}")
+        return refuse("--waits", f"only for {' and '.join(_ONE_SIDED)}")
     if args.output is None and FORMATS[form].is_binary and sys.stdout.isatty():
-        return _refuse("standard output", f"is a terminal, and {form} is binary; -o OUT writes it to a file")
+        return refuse("standard output", f"is a terminal, and {form} is binary; -o OUT writes it to a file")
     try:
         profile = Profile.from_capture(Capture.open(args.file))
     except (OSError, CaptureError) as exc:
-        return _refuse(args.file, exc)
+        return refuse(args.file, exc)
     if FORMATS[form].has_sides and not args.waits and profile.totals.contended and not profile.blame_s:
-        _say(args.file, "nobody to blame is recorded; --waits shows who waited")
+        say(args.file, "nobody to blame is recorded; --waits shows who waited")
     try:
         if args.output is None:
             return _print(profile, form, args.waits)
         data = _rendered(profile, form, args.waits)
     except MissingExtra as exc:
-        return _refuse(form, exc)
+        return refuse(form, exc)
     try:
         with open(args.output, "wb") as file:
             file.write(data)
     except OSError as exc:
-        return _refuse(args.output, exc)
+        return refuse(args.output, exc)
     return 0
 
 
@@ -125,24 +124,11 @@ def _rendered(profile: Profile, form: str, waits: bool) -> bytes:
 
 
 def _print(profile: Profile, form: str, waits: bool) -> int:
-    stream = sys.stdout.buffer if FORMATS[form].is_binary else sys.stdout
+    def show(stream: TextIO) -> None:
+        render(profile, form, stream.buffer if FORMATS[form].is_binary else stream, waits=waits)
+
     try:
-        render(profile, form, stream, waits=waits)
-        stream.flush()
-    except BrokenPipeError:
-        # The reader has seen enough. The interpreter flushes once more at exit, so that has to go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        emit(show)
     except OSError as exc:
-        return _refuse("standard output", exc)
+        return refuse("standard output", exc)
     return 0
-
-
-def _refuse(what: str, why: Exception | str) -> int:
-    _say(what, (isinstance(why, OSError) and why.strerror) or str(why))
-    return BAD_INPUT
-
-
-def _say(what: str, reason: str) -> None:
-    # One line whatever the file is called.
-    line = "".join(character if character.isprintable() else "?" for character in f"tracedthread: {what}: {reason}")
-    sys.stderr.write(line + "\n")

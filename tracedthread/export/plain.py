@@ -4,13 +4,10 @@ Text for people without rich, for a terminal, a log or a failed test: what a ver
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from typing import TextIO
+from collections.abc import Iterator
 
 from tracedthread.capture import Frame
-from tracedthread.export.clean import clean, write
+from tracedthread.export.clean import clean
 from tracedthread.export.units import count, duration
 from tracedthread.limits import Limit
 from tracedthread.rows import OTHER, Stats
@@ -103,24 +100,3 @@ def _stack(stack: tuple[Frame, ...], below: tuple[str, ...]) -> Iterator[str]:
         yield f"    … {count(len(frames) - MAX_FRAMES, 'more frame')}"
     if not frames:
         yield f"    {OTHER}: no Python frames, or none that found room in the recording"
-
-
-def refusal(what: str, exc: Exception) -> str:
-    """The line that says why a file cannot be read."""
-    reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    return f"tracedthread: {clean(what)}: {clean(reason)}\n"
-
-
-def put(text: str) -> None:
-    """Write to the standard output; see `emit`."""
-    emit(lambda stream: write(text, stream))
-
-
-def emit(show: Callable[[TextIO], None]) -> None:
-    """Have something written to the standard output; a reader that has seen enough is no error."""
-    try:
-        show(sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The interpreter flushes once more at exit, so that has to go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
