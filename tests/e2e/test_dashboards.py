@@ -14,7 +14,9 @@ from backends import program
 from panels import ALERTS, NAMES, ROOT, load, panels, queries
 
 from tracedthread import names
+from tracedthread.layout import SECTION_NAMES
 from tracedthread.prometheus import family_name
+from tracedthread.recorder_thread import LOSSES
 
 yaml = pytest.importorskip("yaml")
 
@@ -170,6 +172,15 @@ def test_every_alert_has_its_page_and_every_page_its_alert() -> None:
         assert text.startswith(f"# {rule['alert']}\n")
         for heading in ("## What it means", "## What to do", "## Where the numbers come from"):
             assert heading in text, page
+
+
+def test_the_page_of_losses_knows_each_by_one_name() -> None:
+    sections = set(SECTION_NAMES) - {"stats", "totals"}  # whose room is the sites', or one record
+    assert sections & set(LOSSES) == {"events", "starts"}  # which the recorder's count takes the place of
+    page = (RUNBOOKS / "TracedThreadTelemetryLost.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    told = [name for row in rows for name in re.findall("`(.+?)`", row)]
+    assert sorted(told) == sorted(sections | set(LOSSES))
 
 
 # -- the stack ----------------------------------------------------------------------------------------------------------
