@@ -30,9 +30,6 @@ MUCH_CPU = 0.05
 MUCH_COMPUTING = 0.3
 MAX_ROWS = 3
 _SLOWER = 2.0  # than in the healthy run, at least
-
-# Pools are told from other waits by their kind; captures of before that kind have a condition of SQLAlchemy's queue.
-_POOL, _CONDITION, _POOL_QUEUE = "pool", "condition", "/sqlalchemy/util/queue.py"
 _LIBRARY = re.compile(r"/lib/python3\.\d+/(?!site-packages/|dist-packages/)|/sqlalchemy/")
 
 
@@ -172,12 +169,8 @@ def _pool(waits: Sequence[WaitRow], lock_s: float) -> Verdict:
 
 def _pool_waits(profile: Profile) -> list[WaitRow]:
     """Waits for a connection, worst first."""
-    rows = [row for row in (*profile.resources, *profile.idle) if _is_pool(row)]
+    rows = [row for row in profile.resources if row.kind == "pool"]
     return sorted(rows, key=lambda row: -row.wait_ticks)
-
-
-def _is_pool(row: WaitRow) -> bool:
-    return row.kind == _POOL or (row.kind == _CONDITION and bool(row.stack) and row.stack[0].path.endswith(_POOL_QUEUE))
 
 
 def _library(row: WaitRow) -> str:

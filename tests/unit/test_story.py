@@ -28,8 +28,8 @@ def wait(count: int, wait_ms: int, function: str, caller: str, kind: str = "lock
     return WaitRow(kind, "PriceCache._lock", stack, count, wait_ms * MS, 0, min(wait_ms, 121) * MS, 0, 0, 1e-9)
 
 
-def pool_wait(kind: str) -> WaitRow:
-    return WaitRow(kind, "Queue.mutex", SEARCH, 135, 25_000 * MS, 0, 291 * MS, 0, 0, 1e-9)
+def pool_wait() -> WaitRow:
+    return WaitRow("pool", "Queue.mutex", SEARCH, 135, 25_000 * MS, 0, 291 * MS, 0, 0, 1e-9)
 
 
 def thread(name: str, function: str, cpu_ms: int) -> ThreadRow:
@@ -122,11 +122,9 @@ def test_who_had_the_gil_is_not_guessed() -> None:
     assert "Who had the GIL is not recorded" in text
 
 
-@pytest.mark.parametrize("kind", ["pool", "condition"])  # since when these waits have a kind, and before
-def test_a_pool_that_is_too_small_is_named_with_who_waits_for_it(kind: str) -> None:
+def test_a_pool_that_is_too_small_is_named_with_who_waits_for_it() -> None:
     calm = profile(wait_ms=60, contended=10)
-    row = pool_wait(kind)
-    starved = replace(calm, resources=(row,)) if kind == "pool" else replace(calm, idle=(*calm.idle, row))
+    starved = replace(calm, resources=(pool_wait(),))
     verdict = judge(starved)
     assert (verdict.kind, verdict.culprit) == ("pool", "the QueuePool")
     text = told(starved)
@@ -136,7 +134,7 @@ def test_a_pool_that_is_too_small_is_named_with_who_waits_for_it(kind: str) -> N
 
 
 def test_a_lock_that_made_threads_wait_longer_than_the_pool_comes_first() -> None:
-    assert judge(replace(profile(wait_ms=30_000), resources=(pool_wait("pool"),))).kind == "holder"
+    assert judge(replace(profile(wait_ms=30_000), resources=(pool_wait(),))).kind == "holder"
 
 
 def test_other_idle_waiting_is_nobodys_fault() -> None:
