@@ -457,7 +457,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     ]:
         assert run(path) == 2
         printed = capsys.readouterr()
-        shown = str(path).replace("\n", "?")
+        shown = str(path).replace("\n", "\ufffd")
         assert (printed.out, printed.err) == ("", f"tracedthread: {shown}: {reason}\n")
 
 
