@@ -8,7 +8,8 @@ root=$1
 shift
 mkdir -p "$root/checkout" "$root/etc/ssl/certs"
 for file in /etc/ssl/certs/ca-certificates.crt /etc/resolv.conf /etc/hosts /etc/pip.conf; do
-    if [ -f "$file" ]; then cp -fL --remove-destination "$file" "$root$file"; fi
+    # By a rename: another chroot.sh may be doing the same.
+    if [ -f "$file" ]; then cp -L "$file" "$root$file.$$" && mv -f "$root$file.$$" "$root$file"; fi
 done
 # shellcheck disable=SC2016
 exec unshare --mount --propagation private bash -c '
