@@ -30,6 +30,7 @@ class Run:
 
     outcomes: Outcomes = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # test id -> why it is run neither on stock nor patched
     running: str = ""
     trouble: str = ""  # a crash or a hang, in one line
     log: str = ""
@@ -45,6 +46,8 @@ class Run:
                 self.running, is_complete = "", bool(test)
             elif kind == "start":
                 self.running = test
+            elif kind == "left out":
+                self.left_out[test] = message
             elif self.outcomes.get(test) not in ("fail", "error"):  # a test may have several outcomes: the worst counts
                 self.outcomes[test], self.messages[test] = kind, message
         return is_complete
@@ -120,7 +123,7 @@ class Environment:
                     process.send_signal(signal.SIGABRT)  # faulthandler shows where every thread is
                     time.sleep(2)
                     code = None
-                _kill_group(process)
+                kill_group(process)
             run.seconds = time.monotonic() - started
             is_complete = run.read(out)
             run.log = log.read_text(encoding="utf-8", errors="replace")
@@ -137,7 +140,8 @@ class Environment:
         return run
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a session, with what it has started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -13,6 +13,7 @@ so also in every Python process that the tests start.
 
 There is no list of tests that may fail. A test with another outcome than on stock is run once more; if the outcome is then
 the right one, it is reported as flaky, and counted as passed. A crash, a hang, a missing or an additional test is final.
+What deadlocks now and then on stock is run on neither side, and said (STOCK_DEADLOCKS in child.py).
 """
 
 from __future__ import annotations
@@ -143,6 +144,9 @@ def compare(environment: Environment, module: str, expected: Outcomes, timeout_s
         count["failed"] += 1
         problems.append(f"FAILED {test}: {got[test]}; not run on stock")
     print(f"  {module:38} {_summary(count)}, {run.seconds:.1f} s", flush=True)
+    for why in dict.fromkeys(run.left_out.values()):
+        number = sum(reason == why for reason in run.left_out.values())
+        print(f"      LEFT OUT {number} that deadlock now and then on stock: {why}", flush=True)
     for line in problems:
         print(f"      {line}", flush=True)
     return count

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import baseline
+import child
 import environment
 import pytest
 import run
@@ -89,3 +92,37 @@ def test_the_patch_must_be_in_force(
     assert result.shipped
     assert result.trouble == ("ended with exit code 3" if is_refused else "")
     assert bool(result.outcomes) != is_refused
+
+
+def test_what_is_left_out_deadlocks_on_stock(tmp_path: Path) -> None:
+    test = "test.test_concurrent_futures.test_shutdown.ProcessPoolSpawnProcessPoolShutdownTest.test_processes_terminate"
+    # Isolated, without what the environment may patch. Its worker outlives it, and so no pipe is read to its end.
+    command = [sys.executable, "-I", Path(__file__).with_name("stock_deadlock.py")]
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        try:
+            process.wait(30)
+        finally:
+            environment.kill_group(process)
+    said = log.read_text(encoding="utf-8")
+    is_deadlocked = "in _on_queue_feeder_error" in said
+    assert is_deadlocked != ("ended" in said), said
+    assert bool(child.why_left_out(test)) == is_deadlocked
+
+
+@pytest.mark.parametrize(
+    ("version", "is_left_out"),
+    [((3, 11, 9), False), ((3, 12, 7), True), ((3, 12, 8), False), ((3, 13, 0), True), ((3, 13, 1), False)],
+)
+def test_a_test_is_left_out_only_where_it_deadlocks(version: tuple[int, ...], is_left_out: bool) -> None:
+    test = "test_concurrent_futures.test_shutdown.ProcessPoolForkProcessPoolShutdownTest.test_processes_terminate"
+    assert bool(child.why_left_out(test, version)) == is_left_out
+    assert not child.why_left_out(test.replace("terminate", "end"), version)
+
+
+def test_what_is_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = outcome()
+    ran.left_out = {"test.test_x.T.test_c": "because"}
+    assert compared(ran)["failed"] == 0
+    assert "LEFT OUT 1 that deadlock now and then on stock: because" in capsys.readouterr().out
