@@ -19,6 +19,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 
 from tracedthread.capture import Capture
 from tracedthread.export import render
+from tracedthread.pools import PoolRow
 from tracedthread.profile import Profile
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
@@ -250,6 +251,32 @@ def test_everything_is_reached_with_the_tab_key_and_has_a_name(shop: Page) -> No
     nameless = "return [...document.querySelectorAll('button, canvas, input')].filter(e => !(e.textContent.trim() || "
     nameless += "e.getAttribute('aria-label') || (e.labels && e.labels.length)) && !e.hidden).map(e => e.outerHTML)"
     assert shop.js(nameless) == []
+
+
+def test_thread_pools_have_a_table_where_there_are_any(chrome: Chrome, tmp_path: Path) -> None:
+    of = Profile.from_capture(Capture.from_buffer(cb.example(grown=True).build()))
+    pool = PoolRow(NASTY, 1, 2, 1, 1, 1_010, 1_008, 0, 0, 2, 900_000, 500_000, 1_800_000, 0, 1e-6)
+    path = tmp_path / "report.html"
+    for pools in ((pool,), ()):
+        with path.open("w", encoding="ascii") as file:
+            render(replace(of, pools=pools), "html", file)
+        page = Page(chrome, path)
+        shown = [page.find(selector).is_displayed() for selector in ("#pools", "nav a[href='#pools']")]
+        assert shown == [bool(pools)] * 2
+        heads, cells = page.texts("#pool-table th"), page.texts("#pool-table td")
+        row = dict(zip(heads, cells))
+        assert not pools or row == {
+            "pool": NASTY + "1 task in the queue",
+            "tasks": "1,009",
+            "queue p50": "500 ms",
+            "queue p99": "500 ms",
+            "queue max": "500 ms",
+            "busy": "1.8 s",
+            "full": "0",
+            "workers": "2",
+        }
+        assert page.js("return [window.hacked, document.images.length]") == [None, 0]
+        page.assert_quiet()
 
 
 def test_hostile_names_are_shown_and_do_nothing(chrome: Chrome, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Mutator:
         self.spans = [(0, layout.HEADER.size, 1, 1), (*table, 1, 1)]
         for section in self.sections:
             if used := min(section.used, section.capacity) * section.record_size:
-                known = 128 if section.id == layout.STATS else section.record_size
+                known = {layout.STATS: 128, layout.POOLS: 104}.get(section.id, section.record_size)
                 self.spans.append((section.offset, used, section.record_size, known))
 
     def _at(self, rng: random.Random) -> int:

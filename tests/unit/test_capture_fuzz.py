@@ -21,6 +21,7 @@ SEEDS, CASES = (range(1, 9), 125_000) if FULL else (range(1, 3), 8_000)
 
 PROGRAM = """
 import queue, threading, time
+from concurrent.futures import ThreadPoolExecutor
 class Cache:
     def __init__(self):
         self.lock, self.outer = threading.Lock(), threading.RLock()
@@ -38,6 +39,8 @@ def take():
 threads = [threading.Thread(target=target) for target in (hold, hold, take)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
+with ThreadPoolExecutor(2, "reports") as pool:
+    list(pool.map(time.sleep, [0.001] * 6))
 """
 
 
@@ -59,7 +62,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "program.py",
     ]
     subprocess.run(command, cwd=folder, env=_environment(), check=True, timeout=60)
-    assert Capture.open(folder / "app.ttc").events()
+    capture = Capture.open(folder / "app.ttc")
+    assert capture.events()
+    assert len(list(capture.pools())) > 1  # (other) and ours
     return folder / "app.ttc"
 
 

@@ -22,6 +22,7 @@ from tracedthread.export.html import MAX_BYTES, render
 from tracedthread.export.html.data import LIMITS, Names, page_data
 from tracedthread.export.html.tree import tree
 from tracedthread.export.sides import Sample, samples
+from tracedthread.pools import PoolRow
 from tracedthread.profile import Profile
 from tracedthread.rows import BlameRow, LockRow, Stats, WaitRow
 
@@ -33,6 +34,8 @@ def profile(builder: cb.CaptureBuilder) -> Profile:
 
 
 SHOP = profile(cb.example(grown=True))
+# Of ten tasks one waits and nine have begun, one of which runs; the worst waited 0.5 s. In ticks of a microsecond.
+POOL = PoolRow("reports", 1, 2, 1, 1, 10, 8, 0, 0, 2, 900_000, 500_000, 1_800_000, 700_000, 1e-6)
 
 
 class Page(HTMLParser):
@@ -78,7 +81,7 @@ def nasty() -> Profile:
     builder.blame(site, stack, cb.MS)
     builder.event(site, stack, 0, cb.MS, thread=1, holder=1, release=stack)
     builder.note(json.dumps({"what": NASTY, "count": 1, "where": [NASTY]}))
-    return profile(builder)
+    return replace(profile(builder), pools=(replace(POOL, name=NASTY),))
 
 
 def test_nothing_in_the_page_is_asked_from_elsewhere() -> None:
@@ -172,6 +175,16 @@ def test_tables_that_are_cut_say_by_how_much() -> None:
     assert (len(data["uncovered"]), data["left"]["uncovered"]) == (1, 1)
     assert [len(data["idle"]["rows"]), data["idle"]["left"]] == [1, [2, 12.107]]
     assert data["lost"] == {"stacks": 12}
+
+
+def test_pools_are_told_and_cut_like_the_rest() -> None:
+    of = replace(SHOP, pools=(POOL, replace(POOL, name="mail", queue_ticks=40_000)))
+    data = page_data(of, LIMITS._replace(rows=1))
+    [(name, *numbers)] = data["pools"]
+    assert data["texts"][name] == "reports"
+    assert numbers == [9, 1, POOL.queue_quantile_s(0.5), POOL.queue_quantile_s(0.99), 0.5, 1.8, 0.7, 2]
+    assert data["left"]["pools"] == [1, 0.04]
+    assert page_data(SHOP, LIMITS)["pools"] == []
 
 
 FIELDS = 12

@@ -94,6 +94,20 @@ def page_data(profile: Profile, limits: Limits) -> dict[str, Any]:
         "timeline": timeline(profile, names, limits.events, limits.threads),
         "idle": _places(profile.idle, names, limits.rows),
         "resources": _places(profile.resources, names, limits.rows),
+        "pools": [
+            [
+                names.text(pool.name),
+                pool.tasks,
+                pool.queued,
+                pool.queue_quantile_s(0.5),
+                pool.queue_quantile_s(0.99),
+                pool.queue_max_s,
+                pool.busy_s,
+                pool.full_s,
+                pool.limit_max,
+            ]
+            for pool in profile.pools[: limits.rows]
+        ],
         "threads": [
             [
                 names.text(thread.name or f"thread {thread.native_id}"),
@@ -115,6 +129,10 @@ def page_data(profile: Profile, limits: Limits) -> dict[str, Any]:
         "lost": {name: number for name, number in profile.lost.items() if number},
         "left": {
             "locks": [max(0, len(locks) - limits.locks), round(sum(lock.wait_s for lock in locks[limits.locks :]), 9)],
+            "pools": [
+                max(0, len(profile.pools) - limits.rows),
+                round(sum(pool.queue_s for pool in profile.pools[limits.rows :]), 9),
+            ],
             "threads": max(0, len(profile.threads) - limits.rows),
             "uncovered": max(0, len(profile.uncovered) - limits.rows),
             "names": limits.names,

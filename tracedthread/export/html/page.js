@@ -1,4 +1,4 @@
-// Puts the page together: cards, tables of other waiting and of threads, limits, the theme.
+// Puts the page together: cards, tables of other waiting, of thread pools and of threads, limits, the theme.
 
 function cards() {
   const { totals } = data;
@@ -62,6 +62,21 @@ function elsewhere() {
   byId("elsewhere-tables").append(...(parts.length ? parts : [make("p", "", "None.")]));
 }
 
+function poolTable() {
+  if (!data.pools.length) return;
+  const heads = ["pool", "tasks", "queue p50", "queue p99", "queue max", "busy", "full", "workers"];
+  const rows = data.pools.map(([name, tasks, queued, p50, p99, longest, busy, full, workers]) => {
+    const waiting = queued ? `${count(queued, "task")} in the queue` : "";
+    const first = make("td", "name", make("bdi", "", text(name)), make("small", "", waiting));
+    const times = [p50, p99, longest, busy, full].map((value) => make("td", value ? "" : "zero", duration(value)));
+    return [first, make("td", "", grouped(tasks)), ...times, make("td", "", grouped(workers))];
+  });
+  plainTable(byId("pool-table"), heads, rows);
+  const [more, waited] = data.left.pools;
+  if (more) byId("pools-left").textContent = `And ${count(more, "more pool")}, ${duration(waited)}.`;
+  byId("pools").hidden = byId("to-pools").hidden = false;
+}
+
 function threadTable() {
   const heads = ["thread", "lived", "wait for locks", "own GIL", "for a resource", "idle", "processor"];
   const rows = data.threads.map(([name, runs, lived, wait, gil, idle, resource, cpu, isLifetimeKnown]) => {
@@ -115,6 +130,7 @@ cards();
 lockTable(flameGraph());
 timeLine();
 elsewhere();
+poolTable();
 threadTable();
 limits();
 theme();
