@@ -21,7 +21,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -456,7 +458,8 @@ def test_waiting_leaves_no_references_behind(carrying: Carrying) -> None:
     core().types.take_contexts()
     references, blocks = counts
     assert max(references[2:]) == min(references[2:])
-    assert abs(blocks[-1] - blocks[len(blocks) // 2]) < 1000
+    # In each thousand of waits: what other threads of this process allocate meanwhile is in some of them only.
+    assert median(after - before for before, after in pairwise(blocks)) < 50
 
 
 def test_the_variable_is_given_back(carrying: Carrying) -> None:
