@@ -219,6 +219,9 @@ typedef struct tt_totals {
     uint64_t deadlocks;     // noticed by the threads that are in them, each once
 } tt_totals;
 
+// How a note about a deadlock begins. Notes are JSON objects.
+#define TT_DEADLOCK_NOTE "{\"deadlock\": "
+
 // Thread pools of one name, and what became of their tasks. Exact: submitted = queued + dropped + busy + ended.
 typedef struct tt_pool {
     uint32_t name;               // string: the prefix of its threads' names; "ThreadPoolExecutor" for all without one

@@ -163,7 +163,7 @@ static void write_note(const edge *edges, uint32_t count)
 {
     char buffer[4096];
     tt_text t = tt_text_begin(buffer, sizeof buffer, true);
-    tt_text_add(&t, "{\"deadlock\": {\"length\": %u, \"threads\": [", count);
+    tt_text_add(&t, TT_DEADLOCK_NOTE "{\"length\": %u, \"threads\": [", count);
     for (uint32_t i = 0; i < count && (i < 2 || t.size - t.length > 512); i++) {
         const tt_thread_record *r = &tt_the_segment.threads[edges[i].thread];
         tt_text_add(&t, "%s{\"thread\": \"", i ? ", " : "");

@@ -191,8 +191,26 @@ static void start_process(tt_header *h)
     h->recording = tt_recording_get() != 0;
 }
 
-// Starts a capture at `to` that knows the same strings, frames, stacks, sites and notes as ours, with all counters at zero.
-// Ids stay valid, so locks and cached ids need no change.
+static uint64_t text_size(uint32_t length) { return ((uint64_t)sizeof length + length + 3) / 4 * 4; }
+
+// All but those about deadlocks: these are of threads that a child does not have. Returns their size.
+static uint64_t clone_notes(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+    uint64_t kept = 0, taken;
+    for (uint64_t at = 0; at < size; at += taken) {
+        uint32_t length;
+        memcpy(&length, from + at, sizeof length);
+        taken = text_size(length);
+        size_t prefix = sizeof TT_DEADLOCK_NOTE - 1;
+        if (length >= prefix && memcmp(from + at + sizeof length, TT_DEADLOCK_NOTE, prefix) == 0) continue;
+        memcpy(to + kept, from + at, taken);
+        kept += taken;
+    }
+    return kept;
+}
+
+// Starts a capture at `to` that knows the same strings, frames, stacks, sites and notes as ours, with all counters at zero,
+// of what was lost, too. Ids stay valid, so locks and cached ids need no change.
 static void clone_identity(uint8_t *to)
 {
     const tt_segment *g = &tt_the_segment;
@@ -201,15 +219,16 @@ static void clone_identity(uint8_t *to)
     for (int id = 0; id < TT_SECTIONS; id++) sections[id].used = sections[id].lost = 0;
     start_header(to, g->size, sections, g->header->program, g->header->python);
     ((tt_header *)to)->generation = g->header->generation;
-    static const enum tt_section_id identity[] = {TT_STRINGS, TT_FRAMES, TT_STACKS, TT_SITES, TT_NOTES};
+    static const enum tt_section_id identity[] = {TT_STRINGS, TT_FRAMES, TT_STACKS, TT_SITES};
     tt_section *cloned = (tt_section *)(to + sizeof(tt_header));
     for (size_t i = 0; i < sizeof identity / sizeof *identity; i++) {
         enum tt_section_id id = identity[i];
         cloned[id].used = g->sections[id].used;
-        cloned[id].lost = g->sections[id].lost;
         memcpy(to + cloned[id].offset, g->base + cloned[id].offset, cloned[id].used * cloned[id].record_size);
     }
     cloned[TT_STATS].used = cloned[TT_SITES].used;
+    const tt_section *notes = &g->sections[TT_NOTES];
+    cloned[TT_NOTES].used = clone_notes(to + notes->offset, g->base + notes->offset, notes->used);
 }
 
 // Puts the mapping at `fresh` in the place of the present one.
@@ -414,7 +433,7 @@ void tt_segment_publish(enum tt_section_id id)
 uint32_t tt_segment_add_text(enum tt_section_id id, const char *text, uint32_t length)
 {
     tt_section *s = &tt_the_segment.sections[id];
-    uint64_t offset = s->used, end = offset + ((uint64_t)sizeof length + length + 3) / 4 * 4;
+    uint64_t offset = s->used, end = offset + text_size(length);
     if (end > s->capacity) {
         s->lost++;
         return UINT32_MAX;

@@ -1106,6 +1106,42 @@ def test_files_made_by_exec_over_and_over_are_not_lost_in_silence() -> None:
     assert result["totals"]["lost"]["sites"] + result["totals"]["lost"]["strings"] > 0
 
 
+def test_a_forked_child_has_neither_its_parents_deadlocks_nor_its_losses() -> None:
+    result = run_program("""
+        import json, os, time, tracedthread, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a deadlock is said there
+        assert tracedthread.patch(capture_bytes=192 << 10, deadlock_after_s=0.05)
+        import threading
+        tracedthread._core.loaded().note("something", 1, ["kept"])
+        exec("locks = []\\n" + "locks.append(threading.Lock())\\n" * 60)  # more sites than there is room for
+        first, second = threading.Lock(), threading.Lock()
+        def take(one, other):
+            with one:
+                time.sleep(0.05)
+                other.acquire()
+        for pair in ((first, second), (second, first)):
+            threading.Thread(target=take, args=pair, daemon=True).start()
+        while not tracedthread.snapshot().deadlocks:
+            time.sleep(0.01)
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.write(write, json.dumps(tracedthread.snapshot().to_dict()).encode())
+            os._exit(0)
+        os.close(write)
+        child = json.loads(open(read).read())
+        os.wait()
+        print(json.dumps({"child": child, "parent": tracedthread.snapshot().to_dict()}), flush=True)
+        os._exit(0)
+    """)
+    parent, child = result["parent"], result["child"]
+    assert parent["deadlocks"]
+    assert parent["totals"]["lost"]["sites"] > 20
+    assert not child["deadlocks"]
+    assert sum(child["totals"]["lost"].values()) <= 2  # locks that `threading` makes anew after a fork
+    assert child["uncovered"] == parent["uncovered"] != []
+
+
 def test_a_forked_child_counts_its_own_from_zero() -> None:
     result = run_program("""
         import json, os, tracedthread
