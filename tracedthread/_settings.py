@@ -98,7 +98,7 @@ def say(text: str) -> None:
     _said.add((os.getpid(), line))
     try:  # noqa: SIM105  contextlib is not loaded by every start
         write(sys.stderr, line)
-    except (OSError, ValueError):  # closed, full, or a broken pipe: a program must not fail over our line
+    except Exception:  # closed, full, or something of the program's own: it must not fail over our line
         pass
 
 
@@ -113,12 +113,13 @@ def write(stream: TextIO | None, text: str) -> None:
     """
     if stream is None:
         return
-    stream.flush()
+    flush = getattr(stream, "flush", lambda: None)
+    flush()
     try:
         descriptor = stream.fileno()
     except (OSError, AttributeError, ValueError):  # the program has put something of its own in its place
         stream.write(text)
-        stream.flush()
+        flush()
         return
     data = text.encode(stream.encoding or "utf-8", "backslashreplace")
     while data:

@@ -36,6 +36,25 @@ def holds(code: str, *flags: str, **env: str) -> str:
     return result.stdout
 
 
+@pytest.mark.parametrize(
+    "stderr", ["ToLog()", "type('Fails', (ToLog,), {'write': lambda self, text: 1 / 0})()", "object()", "None"]
+)
+def test_a_program_that_writes_its_errors_elsewhere_can_be_declined(stderr: str) -> None:
+    lines = holds(f"""
+        import sys
+        said = []
+        class ToLog:
+            def write(self, text):
+                said.append(text)
+        sys.stderr = {stderr}
+        import tracedthread
+        assert tracedthread.patch(path="/nonexistent/app.ttc") is False
+        sys.stderr = sys.__stderr__  # the interpreter itself wants to flush it at exit
+        print(*said)
+    """)
+    assert ("tracedthread: not recording: " in lines) == (stderr == "ToLog()")
+
+
 def test_every_name_is_ours_or_stock_and_comes_back() -> None:
     holds("""
         import _thread
