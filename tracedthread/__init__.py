@@ -22,7 +22,7 @@ import os
 
 from ._original import originals
 from .billing import Bill, bill, current_thread_stats
-from .patch import is_patched, patch, pause, resume, uncovered, unpatch
+from .patch import begin_recording, end_recording, is_patched, patch, pause, resume, uncovered, unpatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,22 +82,22 @@ class Recording:
         self.profile: Profile | None = None
         self._before: Profile | None = None
         self._pid = 0
-        self._patched_here = False
 
     def __enter__(self) -> Recording:
         self.profile = None
-        was_patched = is_patched()
-        recording = patch()
-        self._patched_here = recording and not was_patched
-        self._before = snapshot() if recording else None
-        self._pid = os.getpid()
+        recording = begin_recording()
+        self._pid = os.getpid() if recording else 0
+        try:
+            self._before = snapshot() if recording else None
+        except BaseException:  # there will be no __exit__
+            end_recording(self._pid)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         before, self._before = self._before, None
-        patched_here, self._patched_here = self._patched_here, False
         try:
             if before is not None and self._pid == os.getpid():
                 from .profile import subtract
@@ -108,16 +108,15 @@ class Recording:
 
             say(f"record() has no profile: {error!r}")
         finally:
-            if patched_here:
-                unpatch()
+            end_recording(self._pid)
 
 
 def record() -> Recording:
     """
     Record what happens inside a `with` block.
 
-    Patches on entry if needed, and then unpatches on exit. Only locks that are created while patched are seen, so patch
-    early when it is the waits of long-lived locks that matter.
+    Patches on entry if needed, and then unpatches on exit, of several at the same time on the last one's. Only locks
+    that are created while patched are seen, so patch early when it is the waits of long-lived locks that matter.
 
         with tracedthread.record() as rec:
             work()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-__all__ = ["has_begun", "is_there", "program"]
+__all__ = ["has_begun", "is_there", "program", "without_first"]
 
 
 class _State:
@@ -77,6 +77,16 @@ def program(script: str | None, module: str | None, arguments: list[str]) -> Cal
                 execute = _script_runner(namespace, path)
     sys.modules["__main__"] = main
     return lambda: _run(execute)
+
+
+def without_first(paths: list[str]) -> list[str]:
+    """
+    `sys.path` without what the interpreter has put in front: the script's folder, or the current one.
+
+    Anything may lie there, and what is imported for us is not meant to be the program's.
+    """
+    is_safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
+    return paths if is_safe else paths[1:]
 
 
 def _run(execute: Callable[[], int | None]) -> int:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["is_patched", "patch", "pause", "resume", "uncovered", "unpatch"]
+__all__ = ["begin_recording", "end_recording", "is_patched", "patch", "pause", "resume", "uncovered", "unpatch"]
 
 
 class _State:
@@ -27,7 +27,10 @@ class _State:
         self.kept: tuple[tuple[Any, Any], ...] = ()  # those that unpatch() had to leave in place
         self.paused = False
         self.follow_fork = False
+        self.replaces_before_ns = 0  # children's files that are older are an earlier run's, and in the way
         self.uncovered: tuple[dict[str, Any], ...] = ()
+        self.recordings = 0  # blocks of `record()` that this process is in
+        self.recordings_patched = False  # and the last to end unpatches
         self.hooked = False
 
 
@@ -56,7 +59,7 @@ def patch(
     Args:
         path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
             process id.
-        force: Overwrite the file.
+        force: Overwrite the file, and those that forked children of an earlier run have left under the names of ours.
         capture_bytes: Size of the capture, at least 192 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
             which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
@@ -159,6 +162,35 @@ def uncovered() -> tuple[dict[str, Any], ...]:
     return _state.uncovered
 
 
+def begin_recording() -> bool:
+    """A block of `record()` begins: patch, if that is still to be done. Returns whether it is recorded."""
+    with _state.guard:
+        _state.recordings += 1  # first of all: no other block's end unpatches from here on
+        was_patched = bool(_state.pairs)
+    is_recorded = False
+    try:
+        is_recorded = patch()
+    finally:
+        with _state.guard:
+            _state.recordings -= not is_recorded
+            _state.recordings_patched |= is_recorded and not was_patched
+    return is_recorded
+
+
+def end_recording(pid: int) -> None:
+    """
+    A block of `record()` ends: the last one unpatches, if one of them has patched.
+
+    Args:
+        pid: The process in which it began, a parent's in a forked child; 0: it is not recorded.
+    """
+    with _state.guard:
+        _state.recordings -= pid == os.getpid()
+        if pid and not _state.recordings and _state.recordings_patched:
+            _state.recordings_patched = False
+            unpatch()
+
+
 def _patch(
     target: _core.Target | None,
     force: bool,
@@ -185,6 +217,8 @@ def _patch(
         if target is None and (output := _settings.output()) is not None:
             target = _core.Target(output)
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
+        if target is not None and force:
+            _state.replaces_before_ns = os.stat(target.path).st_mtime_ns
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
     if deadlock_after_s is None:
@@ -323,13 +357,23 @@ def _hook() -> None:
     _state.hooked = True
 
 
+def _is_from_an_earlier_run(path: str) -> bool:
+    # By the file system's own clock. What this run has made stays, though process ids come round.
+    try:
+        return os.lstat(path).st_mtime_ns < _state.replaces_before_ns
+    except OSError:
+        return False
+
+
 def _after_fork_in_child() -> None:
     _state.guard = originals.RLock()
+    _state.recordings = 0  # the blocks are the parent's
     core = _core.loaded()
     if core is None or not _state.follow_fork or core.target is None:
         return
+    target = core.target.of_child()
     try:
-        core.open(core.target.of_child(), size=core.size)
+        core.open(target, force=_is_from_an_earlier_run(target.path), size=core.size)
     except _core.Unavailable as exc:
         _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
     at_end_of_child(core, core.finish, -100)

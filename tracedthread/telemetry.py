@@ -13,6 +13,7 @@ import os
 import sys
 
 from . import _settings
+from ._launch import without_first
 
 TYPE_CHECKING = False  # all of this is imported before the program is
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def start(
     programs = list(sys.path)
     in_front: list[str] = []
     if paths is not None:
-        in_front = programs[: len(programs) - len(_without_first(programs))]
-        sys.path[:] = _without_first(paths)
+        in_front = programs[: len(programs) - len(without_first(programs))]
+        sys.path[:] = without_first(paths)
     try:
         from .exemplars import Exemplars
 
@@ -131,12 +132,6 @@ def _unsupported_protocol() -> str | None:
         if value := os.environ.get(name, ""):
             return None if value == "http/protobuf" else value
     return None
-
-
-def _without_first(paths: list[str]) -> list[str]:
-    # What the interpreter has put in front: the script's directory, or the current one, where anything may lie.
-    is_safe = sys.flags.isolated or getattr(sys.flags, "safe_path", False)
-    return paths if is_safe else paths[1:]
 
 
 def _is_in_the_way(known: set[str], folders: list[str]) -> bool:

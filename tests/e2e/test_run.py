@@ -313,6 +313,16 @@ def test_terminal_gets_the_report(tmp_path: Path) -> None:
     assert b"Cache.lock" in text
 
 
+def test_the_end_imports_nothing_that_lies_beside_the_program(tmp_path: Path) -> None:
+    for name in ("shlex", "glob", "rich"):
+        write(tmp_path / f"{name}.py", "print('imported from beside the program')")
+    write(tmp_path / "program.py", "print('done')")
+    for options in (["-o", "app.ttc", "--follow-fork"], ["--report"]):
+        result = start([*RUN, *options, "program.py"], tmp_path)
+        assert result.stdout == "done\n"
+        assert "recorded to app.ttc" in result.stderr or "No lock" in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize(
     ("asked", "named"), [("env.ttc", "env.ttc"), ("env.%p.ttc", "{folder}/env.{pid}.ttc"), ("", None)]
 )
@@ -484,6 +494,35 @@ def test_follow_fork_records_children_and_python_subprocesses_beside(tmp_path: P
         pids.add(process["pid"])
         assert file in ("app.ttc", f"app.{process['pid']}.ttc")
     assert len(pids) == 4
+
+
+FILES_OF_AN_EARLIER_RUN = """
+import os, sys, time
+last = int(open("/proc/sys/kernel/ns_last_pid").read())
+for pid in range(last + 1, last + 300):
+    path = f"app.{pid}.ttc"
+    open(path, "w").write("an earlier run's")
+    os.utime(path, (1, 1))
+pid = os.fork()
+if not pid:
+    os._exit(0)
+os.waitpid(pid, 0)
+print(f"app.{pid}.ttc")
+"""
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_force_replaces_what_children_of_an_earlier_run_have_left(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "program.py").write_text(FILES_OF_AN_EARLIER_RUN)
+    options = ["--force"] if force else []
+    ours = start([*RUN, "--follow-fork", *options, "-o", "app.ttc", "program.py"], tmp_path)
+    child = tmp_path / ours.stdout.strip()
+    if child.read_bytes().startswith(b"an earlier run's") and "exists" not in ours.stderr:
+        pytest.fail(f"the child has another number, or no file of its own: {ours.stderr}")
+    beside = f" and 1 more beside it, such as {child.name}" if force else ""
+    assert child.read_bytes().startswith(b"an earlier run's") is not force
+    assert f"recorded to app.ttc{beside}; next:" in ours.stderr
+    assert ("exists (--force replaces it)" in ours.stderr) is not force
 
 
 def test_follow_fork_names_the_recordings_of_the_children_at_the_end(tmp_path: Path) -> None:

@@ -198,6 +198,68 @@ def test_record_passes_exceptions_on_and_can_be_used_again() -> None:
     """)
 
 
+def test_the_last_of_several_recordings_at_once_unpatches() -> None:
+    holds("""
+        import threading, tracedthread
+        with tracedthread.record() as first:
+            second = tracedthread.record().__enter__()
+        assert tracedthread.is_patched()
+        lock = threading.Lock()
+        for _ in range(1000):
+            with lock:
+                pass
+        second.__exit__(None, None, None)
+        assert not tracedthread.is_patched()
+        assert second.profile.totals.acquisitions >= 1000, second.profile.totals
+        with tracedthread.record() as rec:
+            assert tracedthread.is_patched()
+        assert not tracedthread.is_patched()
+    """)
+
+
+def test_a_recording_that_cannot_begin_leaves_nothing_patched() -> None:
+    holds("""
+        import tracedthread
+        whole = tracedthread.snapshot
+        def fail():
+            raise MemoryError
+        tracedthread.snapshot = fail
+        try:
+            tracedthread.record().__enter__()
+        except MemoryError:
+            pass
+        assert not tracedthread.is_patched()
+        tracedthread.snapshot = whole
+        with tracedthread.record() as rec:
+            pass
+        assert rec.profile is not None and not tracedthread.is_patched()
+    """)
+
+
+def test_a_child_forked_while_others_record_unpatches_when_its_own_block_ends() -> None:
+    holds("""
+        import os, threading, tracedthread, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        go, end = threading.Event(), threading.Event()
+        def other():
+            with tracedthread.record():
+                go.set()
+                end.wait()
+        with tracedthread.record() as rec:
+            thread = threading.Thread(target=other)
+            thread.start()
+            go.wait()
+            pid = os.fork()
+        if pid == 0:
+            os._exit(rec.profile is not None or tracedthread.is_patched())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert tracedthread.is_patched()
+        end.set()
+        thread.join()
+        assert not tracedthread.is_patched()
+    """)
+
+
 def test_record_lets_a_forked_child_exit_as_it_likes() -> None:
     holds("""
         import os, sys, tracedthread

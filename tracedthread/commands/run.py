@@ -46,6 +46,7 @@ class Options:
     force = report = quiet = follow_fork = audit_trail = otlp = False
     script: str | None = None
     module: str | None = None
+    began_ns = 0  # when the recording's file was made
 
     def __init__(self) -> None:
         self.arguments: list[str] = []
@@ -194,6 +195,8 @@ def run(options: Options) -> int:
         import atexit
 
         options.output = _file_in_effect(options.output)
+        if (target := _core.load().target) is not None:
+            options.began_ns = _written_ns(target.path)
         atexit.register(_at_exit, options, os.getpid(), paths)
     return execute()
 
@@ -278,9 +281,11 @@ def _at_exit(options: Options, pid: int, paths: list[str]) -> None:
         return
     if stream is None or (options.quiet and not options.report):
         return
+    # Imports from here on are ours: a `token.py` beside the script is not meant.
+    sys.path[:] = _launch.without_first(paths)
     try:
         is_terminal = stream.isatty()
-        text = _report(is_terminal, paths) if options.report or is_terminal else ""
+        text = _report(is_terminal) if options.report or is_terminal else ""
         _settings.write(stream, text + _next_step(options, reported=bool(text)))
     except Exception as exc:  # the program has run; its exit status must stay what it is
         _settings.say(f"no report: {type(exc).__name__}: {exc}")
@@ -295,13 +300,11 @@ def _remove_recording() -> None:
             _settings.say(f"cannot remove {target.path}, which records nothing: {exc.strerror}")
 
 
-def _report(is_terminal: bool, paths: list[str]) -> str:
+def _report(is_terminal: bool) -> str:
     import io
 
     pause()  # what rich and our own exporters do is not the program's
     _core.load().finish()
-    # Imports from here on are ours: a `token.py` beside the script is not meant.
-    sys.path[:] = paths
     from tracedthread import snapshot
     from tracedthread.export import render
 
@@ -314,15 +317,22 @@ def _report(is_terminal: bool, paths: list[str]) -> str:
     return buffer.getvalue()
 
 
-def _children_files(options: Options) -> list[str]:
-    """The recordings that forked children and subprocesses have made so far."""
+def _children_files(began_ns: int) -> list[str]:
+    """The recordings that forked children and subprocesses have made since then, by the file system's clock."""
     from glob import escape, glob
 
     target = _core.load().target
     if target is None:
         return []
     found = glob("*".join(map(escape, target.pattern.split("%p"))))
-    return sorted(set(found) - {target.path})
+    return sorted(path for path in found if path != target.path and _written_ns(path) >= began_ns)
+
+
+def _written_ns(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # it has been removed
+        return 0
 
 
 def _next_step(options: Options, *, reported: bool) -> str:
@@ -331,7 +341,7 @@ def _next_step(options: Options, *, reported: bool) -> str:
     if options.output is not None:
         from shlex import quote
 
-        beside = _children_files(options) if options.follow_fork else []
+        beside = _children_files(options.began_ns) if options.follow_fork else []
         others = f" and {len(beside)} more beside it, such as {os.path.basename(beside[0])}" if beside else ""
         done = f"tracedthread: recorded to {options.output}{others}"
         return f"{done}; next: tracedthread report {quote(options.output)}\n"
