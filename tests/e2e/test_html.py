@@ -7,6 +7,7 @@ under CI, where that is a failure.
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 
 from tracedthread.capture import Capture
 from tracedthread.export import render
+from tracedthread.histogram import Histogram
 from tracedthread.pools import PoolRow
 from tracedthread.profile import Profile
 
@@ -255,7 +257,10 @@ def test_everything_is_reached_with_the_tab_key_and_has_a_name(shop: Page) -> No
 
 def test_thread_pools_have_a_table_where_there_are_any(chrome: Chrome, tmp_path: Path) -> None:
     of = Profile.from_capture(Capture.from_buffer(cb.example(grown=True).build()))
-    pool = PoolRow(NASTY, 1, 2, 1, 1, 1_010, 1_008, 0, 0, 2, 900_000, 500_000, 1_800_000, 0, 1e-6)
+    waited = [0] * cb.BUCKETS
+    waited[cb.bucket(20 * cb.MS)], waited[cb.bucket(500 * cb.MS)] = 1_000, 9
+    queue = Histogram.from_bytes(struct.pack(f"<{cb.BUCKETS}Q", *waited))
+    pool = PoolRow(NASTY, 1, 2, 1, 1, 1_010, 1_008, 0, 0, 2, 24_500_000, 500_000, 1_800_000, 0, 1e-6, queue)
     path = tmp_path / "report.html"
     for pools in ((pool,), ()):
         with path.open("w", encoding="ascii") as file:
@@ -268,8 +273,8 @@ def test_thread_pools_have_a_table_where_there_are_any(chrome: Chrome, tmp_path:
         assert not pools or row == {
             "pool": NASTY + "1 task in the queue",
             "tasks": "1,009",
-            "queue p50": "500 ms",
-            "queue p99": "500 ms",
+            "queue p50": "20 ms",
+            "queue p99": "21 ms",  # buckets are an eighth wide
             "queue max": "500 ms",
             "busy": "1.8 s",
             "full": "0",
