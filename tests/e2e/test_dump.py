@@ -161,6 +161,27 @@ def dump_text(pid: int, *options: str) -> tuple[int, str, str]:
     return result.returncode, result.stdout, result.stderr
 
 
+def test_names_steer_no_terminal_and_any_encoding_will_do(tmp_path: Path) -> None:
+    source = """
+l = Lock()
+def f():
+  threading.current_thread().name = "evil\\x1b]0;pwned\\x07\\u202e"
+  with l: pass
+l.acquire(); go(f); time.sleep(0.2); say(); time.sleep(60)
+"""
+    with program(tmp_path, source) as child:
+        pid = pid_of(child)
+        until(pid, lambda dump: dump.waits)
+        for encoding in ("utf-8", "latin-1", "ascii"):
+            env = clean_environment(ROOT, PYTHONIOENCODING=encoding)
+            command = [sys.executable, "-m", "tracedthread", "dump", str(pid)]
+            done = subprocess.run(command, capture_output=True, timeout=LIMIT_S, env=env, check=False)
+            text = done.stdout.decode(encoding)
+            assert (done.returncode, done.stderr) == (0, b""), done
+            assert "evil" in text
+            assert not set(text) & {"\x1b", "\x07", "\u202e"}
+
+
 def test_the_text_names_the_deadlock_first_and_the_forest_after(tmp_path: Path) -> None:
     with program(tmp_path, DEADLOCKS["AB-BA with others behind it"][0]) as child:
         pid = pid_of(child)

@@ -10,6 +10,7 @@ from typing import TextIO
 from tracedthread.capture import Frame
 from tracedthread.deadlock import BlockedThread, Cycle
 from tracedthread.dump import Dump, lock_name
+from tracedthread.export.clean import clean, write
 from tracedthread.export.units import count, duration
 from tracedthread.forest import Branch, Tree
 
@@ -20,7 +21,7 @@ MAX_DEPTH = 20
 
 def render(dump: Dump, stream: TextIO) -> None:
     """Write the text to `stream`."""
-    stream.write("".join(line + "\n" for line in _lines(dump)))
+    write("".join(clean(line) + "\n" for line in _lines(dump)), stream)
 
 
 def _lines(dump: Dump) -> Iterable[str]:
