@@ -31,6 +31,7 @@ def _main(arguments: list[str]) -> int:
 
     from . import __version__
     from .commands import check, demo, diff, doctor, dump, install, report, run
+    from .export.streams import Unwritable, refuse
 
     parser = argparse.ArgumentParser(
         prog="tracedthread",
@@ -43,7 +44,10 @@ def _main(arguments: list[str]) -> int:
     args, unknown = parser.parse_known_args(arguments)
     if unknown:  # the verb's usage helps more than ours
         getattr(args, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
-    return int(args.main(args))
+    try:
+        return int(args.main(args))
+    except Unwritable as exc:
+        return refuse("standard output", exc)
 
 
 if __name__ == "__main__":

@@ -50,13 +50,10 @@ def main(args: argparse.Namespace) -> int:
         return refuse(exc)
     except (OSError, CaptureError) as exc:
         return refuse(f"the recording of process {args.pid} cannot be read", exc)
-    try:
-        if args.json:
-            put(json.dumps(dump.to_dict(), indent=1) + "\n")
-        else:
-            emit(lambda stream: blockers.render(dump, stream))
-    except OSError as exc:
-        return refuse("standard output", exc)
+    if args.json:
+        put(json.dumps(dump.to_dict(), indent=1) + "\n")
+    else:
+        emit(lambda stream: blockers.render(dump, stream))
     return DEADLOCK if dump.deadlocks else 0
 
 

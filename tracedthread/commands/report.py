@@ -79,7 +79,7 @@ def _report(args: argparse.Namespace) -> int:
         return refuse(args.output, f"no form has the suffix {suffix}, but {', '.join(SUFFIXES)}; or choose one by -f")
     if args.waits and not FORMATS[form].has_sides:
         return refuse("--waits", f"only for {' and '.join(_ONE_SIDED)}")
-    if args.output is None and FORMATS[form].is_binary and sys.stdout.isatty():
+    if args.output is None and FORMATS[form].is_binary and sys.stdout and sys.stdout.isatty():
         return refuse("standard output", f"is a terminal, and {form} is binary; -o OUT writes it to a file")
     try:
         profile = Profile.from_capture(Capture.open(args.file))
@@ -89,7 +89,8 @@ def _report(args: argparse.Namespace) -> int:
         say(args.file, "nobody to blame is recorded; --waits shows who waited")
     try:
         if args.output is None:
-            return _print(profile, form, args.waits)
+            _print(profile, form, args.waits)
+            return 0
         data = _rendered(profile, form, args.waits)
     except MissingExtra as exc:
         return refuse(form, exc)
@@ -123,12 +124,8 @@ def _rendered(profile: Profile, form: str, waits: bool) -> bytes:
     return text.getvalue().encode()
 
 
-def _print(profile: Profile, form: str, waits: bool) -> int:
+def _print(profile: Profile, form: str, waits: bool) -> None:
     def show(stream: TextIO) -> None:
         render(profile, form, stream.buffer if FORMATS[form].is_binary else stream, waits=waits)
 
-    try:
-        emit(show)
-    except OSError as exc:
-        return refuse("standard output", exc)
-    return 0
+    emit(show)

@@ -7,12 +7,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO
 
 from tracedthread.export.clean import clean, write
 
 #: The exit status of a command that cannot do what it was asked for.
 BAD_INPUT = 2
+
+
+class Unwritable(Exception):
+    """The standard output cannot be written to. The message says why."""
 
 
 def put(text: str) -> None:
@@ -25,20 +30,27 @@ def emit(show: Callable[[TextIO], None]) -> None:
     Have something written to the standard output; a reader that has seen enough is no error.
 
     Raises:
-        OSError: It cannot be written to.
+        Unwritable: As it says.
     """
+    if sys.stdout is None:
+        raise Unwritable("is closed")
     try:
         show(sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as exc:
         # The interpreter flushes once more at exit, so that has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(exc, BrokenPipeError):
+            raise Unwritable(exc.strerror or str(exc)) from None
 
 
 def say(*parts: str | Exception) -> None:
     """Write one line to the standard error, whatever is in the parts: what it is about, and why."""
     reasons = (part.strerror if isinstance(part, OSError) and part.strerror else str(part) for part in parts)
-    sys.stderr.write(clean(": ".join(["tracedthread", *reasons])) + "\n")
+    line = clean(": ".join(["tracedthread", *reasons])) + "\n"
+    if sys.stderr is not None:
+        with suppress(OSError):
+            write(line, sys.stderr)
 
 
 def refuse(*parts: str | Exception) -> int:
