@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from tracedthread.profile import Profile
-from tracedthread.rows import BlameRow, Deadlock, LockRow, seconds
+from tracedthread.rows import BlameRow, Deadlock, LockRow
 
 SCHEMA = "tracedthread.diff/1"
 
@@ -153,7 +153,7 @@ class Comparison:
     def caveats(self) -> list[str]:
         """What to know before drawing conclusions, in sentences."""
         result = []
-        base_s, new_s = recorded_s(self.base), recorded_s(self.new)
+        base_s, new_s = self.base.process.recorded_s, self.new.process.recorded_s
         if base_s <= 0 or new_s <= 0:
             result.append("A recording without duration has no rates: what is per second is 0 there.")
         elif not 0.95 < new_s / base_s < 1.05:
@@ -179,21 +179,15 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as one JSON object, schema `tracedthread.diff/1`."""
-        sides = ((name, profile, recorded_s(profile)) for name, profile in (("base", self.base), ("new", self.new)))
+        sides = (("base", self.base.process), ("new", self.new.process))
         return {
             "schema": SCHEMA,
-            **{name: {**profile.process.to_dict(), "recorded_s": lasted} for name, profile, lasted in sides},
+            **{name: {**process.to_dict(), "recorded_s": process.recorded_s} for name, process in sides},
             "caveats": self.caveats(),
             "new_deadlocks": [deadlock.to_dict() for deadlock in self.new_deadlocks],
             "locks": [change.to_dict() for change in self.locks],
             "blame": [change.to_dict() for change in self.blame],
         }
-
-
-def recorded_s(profile: Profile) -> float:
-    """How long was recorded, without pauses."""
-    process = profile.process
-    return seconds(max(0, process.duration_ticks - process.paused_ticks), process.tick_s)
 
 
 def _locks_of(deadlock: Deadlock) -> frozenset[str]:
@@ -207,7 +201,7 @@ def _locks_of(deadlock: Deadlock) -> frozenset[str]:
 def compare(base: Profile, new: Profile) -> Comparison:
     """Compare two profiles; they may differ in length, machine and version of the program."""
     before, after = _by_fingerprint(base.locks), _by_fingerprint(new.locks)
-    base_s, new_s = recorded_s(base), recorded_s(new)
+    base_s, new_s = base.process.recorded_s, new.process.recorded_s
     locks = [
         LockChange(
             row=after.get(mark) or before[mark],

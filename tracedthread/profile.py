@@ -65,6 +65,16 @@ class Process:
         return seconds(self.duration_ticks, self.tick_s)
 
     @property
+    def paused_s(self) -> float:
+        """How much of that recording was paused, or undone."""
+        return seconds(self.paused_ticks, self.tick_s)
+
+    @property
+    def recorded_s(self) -> float:
+        """The rest."""
+        return seconds(max(0, self.duration_ticks - self.paused_ticks), self.tick_s)
+
+    @property
     def started(self) -> datetime:
         """When the recording began."""
         # A damaged capture can name any time, and its difference to another one a time beyond the calendar.
@@ -78,7 +88,7 @@ class Process:
             "python": self.python,
             "started": self.started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "duration_s": self.duration_s,
-            "paused_s": seconds(self.paused_ticks, self.tick_s),
+            "paused_s": self.paused_s,
             "state": self.state,
         }
 

@@ -339,6 +339,24 @@ def test_lock_that_is_only_waited_for_stands_before_those_without_waits() -> Non
     assert " 2 open " in row
 
 
+@pytest.mark.parametrize(
+    ("paused_ns", "sentence"), [(0, ""), (900_000, ""), (4 * cb.SECOND, "paused for 4.0 s of 12 s")]
+)
+def test_a_pause_is_said_first_and_holds_are_compared_with_the_rest(paused_ns: int, sentence: str) -> None:
+    builder = cb.example(grown=True)
+    builder.paused_ns = paused_ns
+    of = profile(builder)
+    said = f"Recording was {sentence}; what happened then is not in these numbers."
+    for form in ("text", "threads", "html"):
+        stream = io.StringIO()
+        render(of, form, stream)
+        assert (said in stream.getvalue()) == bool(sentence)
+    assert (findings(of)[0] == said) == bool(sentence)
+    held = next(line for line in findings(of) if "of the time altogether" in line)
+    share = of.locks[0].hold_s / (12.3 - paused_ns / cb.SECOND)
+    assert f"for {100 * share:.0f} % of the time" in held
+
+
 def test_deadlock_says_where_its_threads_stand() -> None:
     builder = cb.CaptureBuilder(grown=True)
     for number, name in enumerate(["one", "two"], 1):

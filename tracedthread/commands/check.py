@@ -16,7 +16,6 @@ from tracedthread.export.units import duration
 from tracedthread.layout import RING_NAMES
 from tracedthread.limits import MEASURES, Limit, Measure
 from tracedthread.profile import Profile
-from tracedthread.rows import seconds
 from tracedthread.unfinished import deadlocks, pending
 from tracedthread.verdict import judge, was_used
 
@@ -164,7 +163,7 @@ def _pauses(profile: Profile) -> str:
     process = profile.process
     if not process.paused_ticks:
         return ""
-    paused, lasted = seconds(process.paused_ticks, process.tick_s), process.duration_s
+    paused, lasted = process.paused_s, process.duration_s
     return f"note: recording was paused for {duration(paused)} of {duration(lasted)}; what happened then is not judged"
 
 

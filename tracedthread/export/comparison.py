@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tracedthread.compare import BlameChange, Comparison, LockChange, LockMeasures, recorded_s
+from tracedthread.compare import BlameChange, Comparison, LockChange, LockMeasures
 from tracedthread.export.clean import clean
 from tracedthread.export.terminal import new_table, print_to
 from tracedthread.export.units import count, duration, percent
@@ -100,7 +100,7 @@ def _print(console: Console, comparison: Comparison) -> None:
         line = Text(f"{side:<5}") + Text(clean(process.program) or "?", style="bold")
         line.append(f"  pid {process.pid}, Python {clean(process.python)}, ")
         line.append(
-            f"{duration(recorded_s(profile), digits=3)} from {process.started:%Y-%m-%d %H:%M:%S} UTC, {process.state}"
+            f"{duration(process.recorded_s, digits=3)} from {process.started:%Y-%m-%d %H:%M:%S} UTC, {process.state}"
         )
         console.print(line)
     for caveat in comparison.caveats():

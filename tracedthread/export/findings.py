@@ -31,6 +31,8 @@ MUCH_GIL = 0.1
 LONG_HOLD_S = 0.01
 # For permits and for room: less is not worth a line even if nobody waited for a lock.
 MUCH_WAITING_S = 0.001
+# What ends a recording pauses it for microseconds.
+MUCH_PAUSE_S = 0.001
 
 
 def findings(profile: Profile) -> list[str]:
@@ -46,12 +48,22 @@ def findings(profile: Profile) -> list[str]:
     permits = permit_sentences(profile)
     sentences = [*permits, *sentences] if permits_take_longer(profile) else [*sentences, *permits]
     return [
+        *pause_sentences(profile),
         *deadlock_sentences(profile),
         *_resources(profile),
         *pool_sentences(profile),
         *sentences,
         *idle_sentences(profile),
     ]
+
+
+def pause_sentences(profile: Profile) -> list[str]:
+    """That recording was paused, if it was for long enough to matter."""
+    process = profile.process
+    if process.paused_s < MUCH_PAUSE_S:
+        return []
+    paused = f"{duration(process.paused_s)} of {duration(process.duration_s)}"
+    return [f"Recording was paused for {paused}; what happened then is not in these numbers."]
 
 
 def _blames(profile: Profile) -> list[str]:
@@ -146,7 +158,7 @@ def _wait(row: WaitRow, lock: LockRow) -> str:
 
 def _hold(lock: LockRow, profile: Profile) -> str:
     text = f"{_name(lock)} was held for up to {duration(lock.hold_max_s)} at a time"
-    held, lasted = lock.hold_s, profile.process.duration_s
+    held, lasted = lock.hold_s, profile.process.recorded_s
     # How long a killed process lasted is not known, only its last sign of life.
     if lock.stats.created == 1 and 0 < held <= lasted and profile.process.state != "killed":
         text += f" and for {percent(held, lasted)} of the time altogether"

@@ -12,6 +12,7 @@ from rich.text import Text
 from tracedthread.capture import Frame
 from tracedthread.export import thread_cells
 from tracedthread.export.clean import clean
+from tracedthread.export.findings import pause_sentences
 from tracedthread.export.terminal import UNLIMITED, new_table, print_to, shortened
 from tracedthread.export.units import count, duration
 from tracedthread.profile import Profile
@@ -32,6 +33,8 @@ def _threads(console: Console, profile: Profile) -> None:
     rows = sorted(profile.threads, key=lambda row: (row.is_other, row.started_ticks))
     alive = sum(row.alive for row in rows)
     console.print(Text(f"{count(sum(row.threads for row in rows), 'thread')}, {alive:,} alive", style="bold"))
+    for sentence in pause_sentences(profile):
+        console.print(Text(f"! {sentence}", style="yellow"))
     columns = thread_cells.fitting(console.width - 5 * thread_cells.WIDTH, rows)
     table = new_table("thread", "started", "after", *columns, numbers=tuple(range(2, 3 + len(columns))))
     for row in rows:
