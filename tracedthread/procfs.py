@@ -71,7 +71,11 @@ class Process(NamedTuple):
 
 
 def processes() -> dict[int, Process]:
-    """All processes that /proc, if it is there, shows, but those that have ended and whose parent has yet to look."""
+    """
+    All processes that /proc shows, but those that have ended and whose parent has yet to look.
+
+    None at all where one cannot be looked at for want of a descriptor or of memory: it may well be alive.
+    """
     found: dict[int, Process] = {}
     try:
         names = os.listdir("/proc")
@@ -83,8 +87,10 @@ def processes() -> dict[int, Process]:
         try:
             with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
                 fields = file.read(4096).rpartition(b")")[2].split()
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended, or is somebody else's
             continue
+        except OSError:
+            return {}
         if len(fields) > 19 and fields[0] not in (b"Z", b"X"):
             found[int(name)] = Process(int(fields[1]), int(fields[19]))
     return found
