@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tracedthread import names
+from tracedthread import _settings, names
 from tracedthread._original import originals
 from tracedthread.buckets import BOUNDS, RANGES
 from tracedthread.histogram import BUCKETS
@@ -157,6 +157,11 @@ class Stream:
         return points
 
 
+def with_failures(dropped: Mapping[str, int], failures: int) -> dict[str, int]:
+    """What telemetry had to drop, with the measurements that failed among its `failures`."""
+    return {**dropped, "failures": dropped.get("failures", 0) + failures}
+
+
 class Board:
     """
     The metrics of the calling process's own capture. Any thread may ask, at any time; nothing is ever raised.
@@ -191,9 +196,11 @@ class Board:
         try:
             tally = self._tallier.tally()
             self._shown.update(tally)
-            self._newest = self._stream.measure(tally, self._dropped() if self._dropped is not None else None)
-        except Exception:
+            dropped = with_failures(self._dropped(), self.failures) if self._dropped is not None else None
+            self._newest = self._stream.measure(tally, dropped)
+        except Exception as exc:
             self.failures += 1
+            _settings.say(f"no metrics of this process: {exc}")
         finally:
             lock.release()
         return self._newest

@@ -20,10 +20,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from tracedthread import _core, layout, names
+from tracedthread import _core, _settings, layout, names
 from tracedthread._original import originals
 from tracedthread.capture import CaptureError
-from tracedthread.measure import Measurement, Stream
+from tracedthread.measure import Measurement, Stream, with_failures
 from tracedthread.procfs import Process, Refused, Unrecorded, close_ours, identify, processes
 from tracedthread.shown import TOP, Shown
 from tracedthread.tallier import Tallier, read_descriptor, read_own
@@ -60,7 +60,10 @@ class _Worker:
         self.is_readable = False
         if self._is_ours():
             with suppress(OSError, CaptureError):
-                self.tally = self._tallier.tally()
+                tally = self._tallier.tally()
+                # Nobody knows whether its own telemetry has told the events that newer ones have overwritten.
+                told = {name: count for name, count in tally.dropped.items() if name not in layout.RING_NAMES}
+                self.tally = tally._replace(dropped=told)
                 self.is_readable = True
         return self.tally
 
@@ -166,7 +169,7 @@ class Workers:
             for tally in group.members.values():
                 total = total.plus(tally)
             self._shown.update(total)
-            dropped = self._dropped() if self._dropped is not None else {}
+            dropped = with_failures(self._dropped(), self.failures) if self._dropped is not None else {}
             mine = str(os.getpid())
             points = self._sum.measure(total, self._more(total, group.members[mine], dropped))
             living = len(group.members) - ("retired" in group.members)
@@ -178,10 +181,14 @@ class Workers:
                 stream = streams[label] = self._each.get(label) or Stream(self._shown)
                 each.append((label, stream.measure(tally, dropped if label == mine else None)))
             self._newest, self._newest_each, self._each = points, each, streams
-        except Exception:
-            self.failures += 1
+        except Exception as exc:
+            self._fail(exc)
         finally:
             self._lock.release()
+
+    def _fail(self, exc: Exception) -> None:
+        self.failures += 1
+        _settings.say(f"no metrics of this process: {exc}")
 
     @staticmethod
     def _more(total: Tally, own: Tally, dropped: Mapping[str, int]) -> dict[str, int]:
@@ -194,8 +201,8 @@ class Workers:
     def _read(self) -> Group:
         try:
             self._last_own = self._own.tally()
-        except (OSError, CaptureError):
-            self.failures += 1
+        except (OSError, CaptureError) as exc:
+            self._fail(exc)
         self._receive()
         table = processes()
         unreadable = self._discover(table) if os.getpid() in table else 0

@@ -4,8 +4,11 @@ Other processes' captures that cannot be had: counted and shown, and none of it 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 
 import tracedthread
 from tracedthread import _core, names, shown, workers
+from tracedthread.capture import CaptureError
 from tracedthread.procfs import Process, Refused, Unrecorded, processes
 from tracedthread.shown import OTHERS
 from tracedthread.tally import PoolTally
@@ -212,6 +216,63 @@ def test_what_telemetry_dropped_is_this_processs(tmp_path: Path) -> None:
     finally:
         group.close()
         tracedthread.unpatch()
+
+
+def test_events_that_a_child_has_overwritten_are_not_called_lost(tmp_path: Path) -> None:
+    assert tracedthread.patch()
+    group = Workers(_core.load(), dropped=lambda: {"events": 2})
+    builder = cb.CaptureBuilder(pid=4242, grown=True)
+    site = builder.site("Foreign._lock", ("Foreign.__init__", "/srv/foreign.py", 3))
+    builder.event_capacity = 4
+    for at in range(10):
+        builder.event(site, [("f", "/srv/foreign.py", 9)], at, at + 1)
+    builder.lost[cb.SITES] = 7
+    (tmp_path / "a").write_bytes(builder.build())
+    try:
+        group._take(os.open(tmp_path / "a", os.O_RDONLY), 0, None)
+        found = {p.attributes[0]: p.value for p in group.measure() if p.metric is names.DROPPED}
+        assert (found["events"], found["sites"]) == (2, 7)
+    finally:
+        group.close()
+        tracedthread.unpatch()
+
+
+def test_a_measurement_that_fails_is_counted_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tracedthread.patch()
+    group = Workers(_core.load(), dropped=lambda: {"failures": 1})
+    monkeypatch.setattr(group._own, "tally", lambda: (_ for _ in ()).throw(CaptureError("corrupt header")))
+    try:
+        found = {p.attributes[0]: p.value for p in group.measure() if p.metric is names.DROPPED}
+        assert found["failures"] == 2
+        assert "no metrics of this process: corrupt header" in capsys.readouterr().err
+    finally:
+        group.close()
+        tracedthread.unpatch()
+
+
+def test_for_want_of_descriptors_nobody_dies(group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = processes()[child.pid].start
+    group._take(capture_of(tmp_path / "a", child.pid, start=start), 0, None)
+    assert acquisitions(group, "Foreign._lock") == 3
+    stock = open
+
+    def starved(path: Any, *args: Any, **options: Any) -> Any:
+        if path == f"/proc/{child.pid}/stat":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return stock(path, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", starved)
+        assert processes() == {}
+        assert acquisitions(group, "Foreign._lock") == 3
+        assert states(group)["ended"] == 0
+    assert acquisitions(group, "Foreign._lock") == 3
+    child.communicate(b"\n", timeout=30)
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group)["ended"] == 1
 
 
 def test_without_proc_what_is_known_is_told(group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
