@@ -73,7 +73,8 @@ __all__ = [
 
 #: Below this a capture has no room for anything that helps.
 MIN_CAPTURE_BYTES = 192 * 1024
-MAX_CAPTURE_BYTES = 64 * 1024**3
+#: More could not be read back; see `capture.MAX_BYTES`.
+MAX_CAPTURE_BYTES = 1 << 30
 MAX_SECONDS = 1e9
 
 #: Which distro of OpenTelemetry `opentelemetry-instrument` was asked for, from `otel.environment` to `otel.distro`.

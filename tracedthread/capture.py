@@ -25,8 +25,9 @@ from tracedthread.layout import Layout, Record, Records, Section
 
 T = TypeVar("T")
 
-# A capture holds 8 MiB by default. The limit keeps a corrupt or hostile file from filling the memory.
-MAX_BYTES = 256 << 20
+# The size of the largest capture that is recorded to (`_settings.MAX_CAPTURE_BYTES`; 8 MiB by default). The limit keeps
+# a corrupt or hostile file from filling the memory.
+MAX_BYTES = 1 << 30
 # The native code stops far earlier; this bounds what a corrupt tree of stacks can unfold to.
 MAX_STACK_DEPTH = 256
 MAX_SECTIONS = 4096

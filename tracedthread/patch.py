@@ -60,8 +60,8 @@ def patch(
         path: File to record to, created with mode 0600. Default: $TRACEDTHREAD_OUTPUT, else memory. `%p` stands for the
             process id.
         force: Overwrite the file, and those that forked children of an earlier run have left under the names of ours.
-        capture_bytes: Size of the capture, at least 192 KiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about 8 MiB, of
-            which only what is used becomes resident.
+        capture_bytes: Size of the capture, from 192 KiB to 1 GiB. Default: $TRACEDTHREAD_CAPTURE_BYTES, else about
+            8 MiB, of which only what is used becomes resident.
         event_threshold_ms: Waits at least this long are also kept one by one, in milliseconds. Default:
             $TRACEDTHREAD_EVENT_THRESHOLD_MS, else 1.
         deadlock_after_s: A wait this long, in seconds, looks whether it is part of a deadlock, which is then noted in
@@ -81,7 +81,8 @@ def patch(
     Raises the audit event `tracedthread.patch` with argument `path`, also when already patched.
     """
     if capture_bytes is not None and not _settings.MIN_CAPTURE_BYTES <= capture_bytes <= _settings.MAX_CAPTURE_BYTES:
-        raise ValueError(f"capture_bytes must be at least {_settings.MIN_CAPTURE_BYTES}")
+        least, most = _settings.MIN_CAPTURE_BYTES, _settings.MAX_CAPTURE_BYTES
+        raise ValueError(f"capture_bytes must be between {least} and {most}")
     if event_threshold_ms is not None and not 0 <= event_threshold_ms < 1e9:
         raise ValueError("event_threshold_ms must be a number of milliseconds")
     if deadlock_after_s is not None and not 0 <= deadlock_after_s < _settings.MAX_SECONDS:

@@ -117,7 +117,8 @@ class Tallier:
         found = {}
         for section in layout.SECTION.iterate(bytes(self._read(header.header_size, size)), layout.SECTION.size):
             end = section.offset + section.capacity * section.record_size
-            if end > header.size or section.capacity * section.record_size > MAX_BYTES:
+            used = min(section.used, section.capacity) * section.record_size
+            if end > header.size or used > MAX_BYTES:
                 raise CaptureError("corrupt section table")
             found[section.id] = section
         return found

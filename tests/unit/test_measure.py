@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracedthread
-from tracedthread import _core, layout, names
+from tracedthread import _core, _settings, capture, layout, names
 from tracedthread.buckets import BOUNDS
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.histogram import BUCKETS, index_of, lower_edge_ns
@@ -300,6 +300,32 @@ def test_no_counter_ever_goes_backwards_and_all_add_up(steps: list[dict[str, flo
         waits = [value for (name, _), value in now.items() if name == names.WAIT_DURATION.name]
         assert sum(wait.total for wait in waits) == sum(lock.contended for lock in total.locks.values())
         before = now
+
+
+def test_a_large_capture_is_measured_and_no_larger_one_is_made() -> None:
+    assert _settings.MAX_CAPTURE_BYTES == capture.MAX_BYTES  # else its own reader would refuse it
+    code = """
+import threading, tracedthread
+from tracedthread import _core, names
+from tracedthread.measure import Board
+from tracedthread.tallier import read_own
+assert tracedthread.patch(capture_bytes=1 << 30)
+lock = threading.Lock()
+with lock:
+    lock.acquire(timeout=0.001)
+board = Board(read_own(_core.load()))
+print(sum(point.metric is names.ACQUISITIONS for point in board.measure()), board.failures)
+try:
+    tracedthread.unpatch()
+    tracedthread.patch(capture_bytes=(1 << 30) + 1)
+except ValueError as exc:
+    print(exc)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    measured, refused = result.stdout.splitlines()
+    assert (int(measured.split()[0]) > 0, measured.split()[1]) == (True, "0")
+    assert refused == "capture_bytes must be between 196608 and 1073741824"
+    assert result.stderr == ""
 
 
 def test_what_telemetry_dropped_takes_the_place_of_what_the_capture_says() -> None:
