@@ -122,6 +122,13 @@ def test_a_fault_that_had_no_time_exits_with_1_and_says_so(tmp_path: Path) -> No
 
 
 @needs_shop
+def test_a_page_that_cannot_be_written_exits_with_2_and_says_so(tmp_path: Path) -> None:
+    page = tmp_path / f"{'a' * 300}.html"
+    done = demo("-o", str(page), "--fault", "pool", "--seconds", "0.1", "--requests", "0")
+    assert (done.returncode, done.stderr) == (2, f"tracedthread: {page}: File name too long\n")
+
+
+@needs_shop
 def test_no_recording_exits_with_1_and_one_plain_line(tmp_path: Path) -> None:
     done = demo("-o", str(tmp_path / "a.html"), *FLAGS, TRACEDTHREAD_DISABLED="1")
     assert done.returncode == 1

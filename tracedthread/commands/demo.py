@@ -93,7 +93,7 @@ def _demonstrate(faults: list[str], recordings: dict[str, Path], page: Path, arg
     """Play all incidents, tell each, and write the report of one."""
     from tracedthread.capture import CaptureError
     from tracedthread.export import render
-    from tracedthread.export.streams import say
+    from tracedthread.export.streams import refuse, say
     from tracedthread.incident import HEALTHY, CannotPlay, play
     from tracedthread.story import judge, paragraphs, slowed
 
@@ -118,8 +118,11 @@ def _demonstrate(faults: list[str], recordings: dict[str, Path], page: Path, arg
         elif verdict.kind == "nobody":
             unexplained.append(fault)
         _write(paragraphs(verdict, slow))
-    with page.open("w", encoding="utf-8") as stream:
-        render(played[shown].profile, "html", stream)
+    try:
+        with page.open("w", encoding="utf-8") as stream:
+            render(played[shown].profile, "html", stream)
+    except OSError as exc:
+        return refuse(str(page), exc)
     _next_commands(page, shown, recordings[shown])
     sys.stdout.flush()
     if unexplained:
