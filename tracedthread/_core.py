@@ -159,11 +159,12 @@ class Core:
             self.refresh()
             self.types.finish_capture()
 
-    def copy(self) -> bytes:
+    def copy(self) -> memoryview:
         """
         The capture at one moment.
 
-        Pages that nothing was written to are not touched, so that a copy does not make the whole mapping resident.
+        Pages that nothing was written to are not touched, neither in the mapping nor in the copy: a copy takes as much
+        memory as is in use.
 
         Raises:
             Unavailable: There is no capture.
@@ -172,24 +173,25 @@ class Core:
             raise Unavailable("there is no capture")
         self.refresh()
         self.types.anchor_capture()
+        from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+
         size = self.lib.tt_capture_size()
         memory = memoryview(self.ffi.buffer(self.lib.tt_capture_base(), size))
         for _ in range(5):
             spans = self._used_spans(size)
             # One call into C that keeps the GIL (join drops it for nothing but bytes objects), so that nothing is
-            # recorded in the middle; zeros stand for what is not used.
-            parts: list[memoryview] = []
+            # recorded in the middle.
+            joined = memoryview(b"".join([memory[start:end] for start, end in spans] + [memory[:0]]))
+            copied = memoryview(mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS))  # zeros stand for what is not used
             position = 0
             for start, end in spans:
-                parts += (memoryview(bytes(start - position)), memory[start:end])
-                position = end
-            parts.append(memoryview(bytes(size - position)))
-            copied = b"".join(parts)
+                copied[start:end] = joined[position : position + end - start]
+                position += end - start
             if self._used_spans(size, copied) == spans:
                 return copied
-        return b"".join([memory, memory[:0]])
+        return memoryview(b"".join([memory, memory[:0]]))
 
-    def _used_spans(self, size: int, copied: bytes | None = None) -> list[tuple[int, int]]:
+    def _used_spans(self, size: int, copied: memoryview | None = None) -> list[tuple[int, int]]:
         # Whole chunks, so that a section that grows meanwhile seldom needs a second try.
         base = self.lib.tt_capture_base() if copied is None else self.ffi.from_buffer(copied)
         header = self.ffi.cast("tt_header *", base)

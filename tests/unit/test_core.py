@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -76,3 +78,17 @@ def test_a_note_is_bytes_and_one_without_room_is_refused(core: _core.Core) -> No
         core.types.note_capture('{"what": "text"}')
     assert core.types.note_capture(b" " * (1 << 20)) is False
     assert tracedthread.snapshot().lost["notes"] > 0
+
+
+def test_a_copy_takes_as_much_memory_as_is_in_use() -> None:
+    code = """
+        import resource
+        import tracedthread
+        tracedthread.patch(capture_bytes=400 << 20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        tracedthread.snapshot()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) < 40 << 10
