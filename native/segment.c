@@ -209,6 +209,20 @@ static uint64_t clone_notes(uint8_t *to, const uint8_t *from, uint64_t size)
     return kept;
 }
 
+// What identifies counters; what refers to another one comes before it.
+static const enum tt_section_id identity[] = {TT_NOTES, TT_SITES, TT_STACKS, TT_FRAMES, TT_STRINGS};
+enum { IDENTITY = sizeof identity / sizeof *identity };
+
+// As much of it was there at the last fork: afterwards the parent goes on, in the mapping that the child still shares.
+static uint64_t used_at_fork[TT_SECTIONS];
+
+static void before_fork(void)
+{
+    if (!tt_the_segment.base) return;
+    for (int i = 0; i < IDENTITY; i++)
+        used_at_fork[identity[i]] = __atomic_load_n(&tt_the_segment.sections[identity[i]].used, __ATOMIC_ACQUIRE);
+}
+
 // Starts a capture at `to` that knows the same strings, frames, stacks, sites and notes as ours, with all counters at zero,
 // of what was lost, too. Ids stay valid, so locks and cached ids need no change.
 static void clone_identity(uint8_t *to)
@@ -219,16 +233,16 @@ static void clone_identity(uint8_t *to)
     for (int id = 0; id < TT_SECTIONS; id++) sections[id].used = sections[id].lost = 0;
     start_header(to, g->size, sections, g->header->program, g->header->python);
     ((tt_header *)to)->generation = g->header->generation;
-    static const enum tt_section_id identity[] = {TT_STRINGS, TT_FRAMES, TT_STACKS, TT_SITES};
     tt_section *cloned = (tt_section *)(to + sizeof(tt_header));
-    for (size_t i = 0; i < sizeof identity / sizeof *identity; i++) {
-        enum tt_section_id id = identity[i];
-        cloned[id].used = g->sections[id].used;
-        memcpy(to + cloned[id].offset, g->base + cloned[id].offset, cloned[id].used * cloned[id].record_size);
+    for (int i = 0; i < IDENTITY; i++) {
+        tt_section *s = &cloned[identity[i]];
+        s->used = used_at_fork[identity[i]];
+        if (identity[i] == TT_NOTES)
+            s->used = clone_notes(to + s->offset, g->base + s->offset, s->used);
+        else
+            memcpy(to + s->offset, g->base + s->offset, s->used * s->record_size);
     }
     cloned[TT_STATS].used = cloned[TT_SITES].used;
-    const tt_section *notes = &g->sections[TT_NOTES];
-    cloned[TT_NOTES].used = clone_notes(to + notes->offset, g->base + notes->offset, notes->used);
 }
 
 // Puts the mapping at `fresh` in the place of the present one.
@@ -370,7 +384,7 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
 int tt_fork_watch(void)
 {
     static int hooked;
-    if (!hooked) hooked = pthread_atfork(NULL, NULL, after_fork_in_child) == 0;
+    if (!hooked) hooked = pthread_atfork(before_fork, NULL, after_fork_in_child) == 0;
     return hooked ? 0 : -1;
 }
 

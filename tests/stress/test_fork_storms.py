@@ -236,3 +236,30 @@ def test_follow_fork_leaves_a_readable_file_of_every_child(tmp_path: Path) -> No
         (row,) = [row for row in profile.locks if row.name.endswith(".lock") and row.created.path == "<string>"]
         assert row.stats.acquisitions == acquisitions
     assert len(list(tmp_path.glob("app*.ttc"))) == count + 1
+
+
+# While each child begins, its parent goes on to record places, stacks and names that the child never sees.
+PARENT_GOES_ON = """
+    def code(n):
+        makers = "".join(f"def make_{n}_{i}():\\n    lock_{n}_{i} = threading.Lock()\\n" for i in range(25))
+        return makers + "def make():\\n" + "".join(f"    make_{n}_{i}()\\n" for i in range(25))
+    makers = []
+    for n in range(forks):
+        namespace = {"threading": threading}
+        exec(compile(code(n), f"/srv/app/module_{n}.py", "exec"), namespace)
+        makers.append(namespace["make"])
+    tracedthread.snapshot()
+    for n, make in enumerate(makers):
+        pid = os.fork()
+        if not pid:
+            sites = {row.created.path for row in tracedthread.snapshot().locks}  # raises, if it is damaged
+            os._exit(any(f"module_{later}.py" in path for later in range(n, forks) for path in sites))
+        make()
+        assert os.waitpid(pid, 0)[1] == 0, n
+    print(len(tracedthread.snapshot().locks))
+"""
+
+
+def test_a_child_knows_what_its_parent_knew_at_the_fork_and_no_more() -> None:
+    forks = 400 if FULL else 60
+    run(f"    import tracedthread\n    forks = {forks}\n" + PARENT_GOES_ON)
