@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from tracedthread import _settings
+from tracedthread import _settings, _unsignalled
 from tracedthread._original import originals
 from tracedthread.procfs import close_ours, identify
 
@@ -92,7 +92,7 @@ class Server:
         self._ended.acquire()
         self._pid = os.getpid()
         _live.add(self)
-        originals.start_new_thread(self._run, ())
+        _unsignalled.start(self._run)
 
     @property
     def address(self) -> tuple[str, int]:

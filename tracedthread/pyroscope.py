@@ -20,9 +20,8 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-from tracedthread import _core, _settings, pprof, recorder
+from tracedthread import _core, _settings, _unsignalled, pprof, recorder
 from tracedthread._gate import Gate
-from tracedthread._original import originals
 from tracedthread.blamed import Blamed, Charges
 from tracedthread.live import LiveEvent, LiveStart
 from tracedthread.pusher import Lost, NotTaken, Pusher
@@ -132,7 +131,7 @@ class Pyroscope:
         self._blamed = Blamed(_core.load())
         _told.begin(self._blamed)
         with suppress(Exception):  # 3.12 starts none at the end, or it is a limit of the system
-            originals.start_new_thread(self._run, (self._stop, self._done))
+            _unsignalled.start(self._run, self._stop, self._done)
             self._has_thread = True
 
     def close(self, timeout_s: float) -> None:

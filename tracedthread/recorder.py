@@ -20,7 +20,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-from tracedthread import _core, _settings
+from tracedthread import _core, _settings, _unsignalled
 from tracedthread._endings import at_end_of_child
 from tracedthread._original import originals
 from tracedthread.live import Live
@@ -115,7 +115,7 @@ def _launch(
         if parent is not None:
             parent.is_over = True
             recorder.context_variable = parent.context_variable
-        originals.start_new_thread(recorder.run, ())
+        _unsignalled.start(recorder.run)
     except Exception as exc:  # also a limit of the system, and what an audit hook raises
         count("recorders")
         if "at interpreter shutdown" not in str(exc):  # as each version ends: there is nothing more to tell

@@ -22,10 +22,9 @@ from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from tracedthread import __version__, _settings, names
+from tracedthread import __version__, _settings, _unsignalled, names
 from tracedthread._endings import at_end_of_child
 from tracedthread._gate import Gate
-from tracedthread._original import originals
 from tracedthread.exemplars import Exemplar, Exemplars
 from tracedthread.measure import HistogramValue, Measurement
 
@@ -147,7 +146,7 @@ class HistogramExporter:
 
     def _launch(self, exporter: sdk.MetricExporter | None = None) -> bool:
         try:
-            originals.start_new_thread(self._run, (exporter, self._stop, self._done))
+            _unsignalled.start(self._run, exporter, self._stop, self._done)
         except Exception:  # at exit, or at a limit of the system
             self.failures += 1
             return False

@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from tracedthread import _core, _settings
+from tracedthread import _core, _settings, _unsignalled
 from tracedthread._original import originals
 from tracedthread.exemplars import Exemplars
 
@@ -152,9 +152,10 @@ class Private:
         return providers
 
     def _make_providers(self, *, threads: bool = True) -> _Providers:
-        providers = _Providers(self._settled, self._endpoint, self._resource(), self._exemplars, threads=threads)
-        if _is_wanted("METRICS"):
-            providers.measure(self._board)
+        with _unsignalled.Unsignalled():  # the SDK's threads are ours, too
+            providers = _Providers(self._settled, self._endpoint, self._resource(), self._exemplars, threads=threads)
+            if _is_wanted("METRICS"):
+                providers.measure(self._board)
         return providers
 
     def _resource(self) -> Resource:
@@ -186,7 +187,7 @@ class _Ending:
 
     def _launch(self) -> None:
         self._pid = os.getpid()
-        originals.start_new_thread(self._run, ())
+        _unsignalled.start(self._run)
 
     def _run(self) -> None:
         self._begin.acquire()
