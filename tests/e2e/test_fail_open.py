@@ -147,10 +147,10 @@ def test_full_disk(program: Path) -> None:
 
 
 def test_no_memory_to_map(program: Path) -> None:
-    command = [*RUN, "--capture-size", "32G", "program.py"]
+    command = [*RUN, "--capture-size", "1G", "program.py"]
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
 
     assert_ran_with_one_line(start(command, program, prepare=limit), "")
 
