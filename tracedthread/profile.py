@@ -143,7 +143,7 @@ class Profile:
                 state=capture.state,
                 start_ticks=header.first_ticks,
                 duration_ticks=capture.end_ticks - header.first_ticks,
-                paused_ticks=header.paused_ticks,
+                paused_ticks=_paused_ticks(capture),
                 tick_s=tick_s,
             ),
             locks=_sorted_locks(locks),
@@ -254,6 +254,13 @@ def subtract(after: Profile, before: Profile) -> Profile:
         waiting=after.waiting,
         pools=pools_since(after.pools, before.pools),
     )
+
+
+def _paused_ticks(capture: Capture) -> int:
+    """The pauses that are over, which the header has, and the one that goes on."""
+    header = capture.header
+    goes_on = 0 if header.recording else max(0, capture.end_ticks - header.last_ticks)
+    return header.paused_ticks + goes_on
 
 
 def _read_rows(capture: Capture) -> tuple[list[LockRow], list[WaitRow], list[WaitRow]]:

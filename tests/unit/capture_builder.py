@@ -108,6 +108,7 @@ class CaptureBuilder:
         self.locks_now = [(0,) * 10]
         self.generation = 0
         self.paused_ns = 0
+        self.recording = 1
         self.events: list[bytes] = []
         self.events_written = 0
         self.event_capacity: int | None = None
@@ -400,7 +401,7 @@ class CaptureBuilder:
             *anchors[1],
             self.paused_ns * TICKS_PER_NS,
             self.generation,
-            1,
+            self.recording,
             self.program,
             self.python,
         )

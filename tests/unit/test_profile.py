@@ -5,7 +5,9 @@ The model: rows, sums and differences, from synthetic captures whose answers are
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import capture_builder as cb
@@ -77,6 +79,18 @@ def test_process_is_described() -> None:
         "paused_s": 0.0,
         "state": "exited",
     }
+
+
+@pytest.mark.parametrize(("recording", "paused_s"), [(1, 2.0), (0, 5.0)])
+def test_pause_that_goes_on_is_one(recording: int, paused_s: float) -> None:
+    builder = cb.CaptureBuilder(state=1, pid=os.getpid())
+    builder.process_start = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[19])
+    builder.paused_ns, builder.recording = 2 * cb.SECOND, recording
+    capture = Capture.from_buffer(builder.build())
+    capture._read_monotonic_ns = cb.FIRST_MONOTONIC_NS + 13 * cb.SECOND  # 3 s after its newest anchor
+    process = Profile.from_capture(capture).process
+    assert (process.state, process.duration_s) == ("running", pytest.approx(13))
+    assert (process.paused_s, process.recorded_s) == (pytest.approx(paused_s), pytest.approx(13 - paused_s))
 
 
 def test_lock_row_has_its_counts_and_times() -> None:
