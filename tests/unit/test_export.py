@@ -24,6 +24,7 @@ from tracedthread.commands import report
 from tracedthread.export import FORMATS, render
 from tracedthread.export.findings import findings
 from tracedthread.export.units import count, duration, percent, short
+from tracedthread.pools import PoolRow
 from tracedthread.profile import Profile
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -355,6 +356,18 @@ def test_a_pause_is_said_first_and_holds_are_compared_with_the_rest(paused_ns: i
     held = next(line for line in findings(of) if "of the time altogether" in line)
     share = of.locks[0].hold_s / (12.3 - paused_ns / cb.SECOND)
     assert f"for {100 * share:.0f} % of the time" in held
+
+
+@pytest.mark.parametrize(
+    ("paused_ns", "share"),
+    [(0, ", 20 % of the time"), (6 * cb.SECOND, ", 50 % of the time"), (9 * cb.SECOND, "")],
+)
+def test_full_pool_is_compared_with_the_time_recorded(paused_ns: int, share: str) -> None:
+    builder = cb.CaptureBuilder(duration_ns=10 * cb.SECOND)
+    builder.paused_ns = paused_ns
+    pool = PoolRow("mail", 1, 2, 0, 0, 10, 10, 0, 0, 2, 900_000, 500_000, 3_000_000, 2_000_000, 1e-6)
+    sentences = findings(replace(profile(builder), pools=(pool,)))
+    assert any(line.endswith(f": all workers were busy for 2.0 s{share}.") for line in sentences), sentences
 
 
 def test_deadlock_says_where_its_threads_stand() -> None:

@@ -42,7 +42,7 @@ def pool_table(pools: tuple[PoolRow, ...]) -> Table:
 
 def pool_sentences(profile: Profile) -> list[str]:
     """One of each pool whose tasks had to wait as all workers were busy, worst first."""
-    recorded = profile.process.duration_s
+    recorded = profile.process.recorded_s
     result = []
     for pool in profile.pools:
         is_full = pool.queued > 0 and 0 < pool.limit <= pool.busy
@@ -51,7 +51,9 @@ def pool_sentences(profile: Profile) -> list[str]:
             waited = (
                 f"waited {duration(pool.queue_s)} for a worker, 99 % at most {duration(pool.queue_quantile_s(0.99))}"
             )
-            full = f"all workers were busy for {duration(pool.full_s)}, {percent(pool.full_s, recorded)} of the time"
+            full = f"all workers were busy for {duration(pool.full_s)}"
+            if pool.full_s <= recorded:  # else tasks from before a pause went on in it
+                full += f", {percent(pool.full_s, recorded)} of the time"
             if pool.executors > 1:
                 full = f"all workers of an executor were busy for {duration(pool.full_s)} in sum"
             result.append(f"{count(pool.tasks, 'task')} of the thread pool `{pool.name}` {waited}: {full}.")
