@@ -182,6 +182,19 @@ l.acquire(); go(f); time.sleep(0.2); say(); time.sleep(60)
             assert not set(text) & {"\x1b", "\x07", "\u202e"}
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_output_that_cannot_be_written_is_neither_a_deadlock_nor_none(options: tuple[str, ...], tmp_path: Path) -> None:
+    with program(tmp_path, DEADLOCKS["AB-BA with others behind it"][0]) as child:
+        pid = pid_of(child)
+        until(pid, lambda dump: dump.deadlocks)
+        command = [sys.executable, "-m", "tracedthread", "dump", str(pid), *options]
+        for to, why in ((">/dev/full", "No space left on device"), (">&-", "is closed")):
+            words = ["sh", "-c", f'exec "$@" {to}', "sh", *command]
+            env = clean_environment(ROOT)
+            done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, env=env, check=False)
+            assert (done.returncode, done.stderr) == (2, f"tracedthread: standard output: {why}\n")
+
+
 def test_the_text_names_the_deadlock_first_and_the_forest_after(tmp_path: Path) -> None:
     with program(tmp_path, DEADLOCKS["AB-BA with others behind it"][0]) as child:
         pid = pid_of(child)

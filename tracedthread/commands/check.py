@@ -47,7 +47,8 @@ exit status:
   0  all limits are kept
   1  some are not: what was measured, and the stacks, are printed
   2  something cannot be judged: a name selects nothing, nothing was recorded, what
-     would have to be known was lost, FILE is unreadable. 2 goes before 1.
+     would have to be known was lost, FILE is unreadable, or the output cannot
+     be written. 2 goes before 1.
 """
 
 

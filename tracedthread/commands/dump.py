@@ -30,7 +30,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "dump",
         help="show who waits for whom in a running process, and its deadlocks",
         description="Show who waits for whom in a recorded process, which may hang or be stopped. The process is "
-        "neither stopped nor asked. Exit status: 1 when there is a deadlock, 2 when the process cannot be looked into.",
+        "neither stopped nor asked. Exit status: 1 when there is a deadlock, 2 when the process cannot be looked into, "
+        "or the output not be written.",
     )
     parser.add_argument("pid", metavar="PID", type=int, help="a process that runs under tracedthread")
     parser.add_argument("--json", action="store_true", help="one JSON object, schema tracedthread.dump/1")
