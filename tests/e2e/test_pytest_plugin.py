@@ -349,6 +349,23 @@ def test_the_flag_records_the_whole_run_from_before_conftest(run, pytester: pyte
     assert "PriceCache._lock" not in {lock.name for lock in profile.locks}
 
 
+def test_the_summary_says_that_recording_was_paused(run) -> None:
+    result = run(
+        """
+def test_paused():
+    import tracedthread
+    tracedthread.pause()
+    checkout(PriceCache(), 0.05)
+    tracedthread.resume()
+""",
+        "--tracedthread",
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["*= tracedthread =*", "Recording was paused for * of *; what happened then is not in*"]
+    )
+
+
 def test_a_run_that_records_elsewhere_already_is_refused(run, monkeypatch, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(early="import tracedthread\ntracedthread.patch()\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, str(pytester.path)]))
