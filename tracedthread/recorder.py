@@ -86,6 +86,7 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
     with shared.guard:
         behind = [sink for sink in chosen if sink in recorder.sinks]
         recorder.sinks = [sink for sink in recorder.sinks if sink not in behind]
+        recorder.leaving = [sink for sink in recorder.leaving if sink not in behind]
         count("ends", len(behind))
         if not recorder.sinks and shared.current is recorder:
             shared.current = None

@@ -196,7 +196,7 @@ class RecorderThread:
         count("starts", live.missed_starts - before[1])
         count("contexts", lost_contexts)
         for sink in self.sinks:
-            if not self.is_over:  # left behind
+            if not self.is_over and sink in self.sinks:  # else it has been left behind meanwhile
                 attempt(sink.tick, events, starts, contexts, shared.lost)
 
     def _is_told(self, event: LiveEvent) -> bool:
@@ -207,6 +207,8 @@ class RecorderThread:
         with shared.guard:
             leaving, self.leaving = self.leaving, []
         for sink in leaving:
+            if sink not in self.sinks:  # left behind
+                continue
             attempt(sink.close, max(0.0, self.leave_by - time.monotonic()))
         contexts = None
         with shared.guard:

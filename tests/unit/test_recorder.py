@@ -144,6 +144,30 @@ def test_a_sink_that_blocks_is_left_behind_and_another_recorder_goes_on() -> Non
     """)
 
 
+def test_one_of_two_sinks_that_is_left_behind_is_told_nothing_more() -> None:
+    run("""
+        entered, go, done = threading.Event(), threading.Event(), threading.Event()
+        class Stuck(Told):
+            def tick(self, events, starts, contexts, lost):
+                super().tick(events, starts, contexts, lost)
+                if self.looks == 2:
+                    entered.set()
+                    go.wait()
+                elif self.looks > 3:
+                    done.set()
+        stuck, left = Stuck(), Told()
+        recorder.start([stuck, left], interval_s=0.01)
+        entered.wait()
+        assert not recorder.stop(0.01, [left])
+        looks = left.looks
+        go.set()
+        done.wait()
+        assert (left.looks, left.closed) == (looks, []), (left.looks, looks, left.closed)
+        assert recorder.stop()
+        assert left.closed == []
+    """)
+
+
 def test_a_program_ends_though_a_sink_is_stuck() -> None:
     run("""
         entered = threading.Event()
