@@ -298,7 +298,9 @@ def test_one_endpoint_serves_the_sum_over_gunicorns_workers(tmp_path: Path) -> N
             from tracedthread import prometheus
             print("metrics at port", prometheus.listen("0").address[1], file=sys.stderr, flush=True)
             from gunicorn.app.wsgiapp import run
-            sys.argv = ["gunicorn", "-k", "gthread", "-w", "2", "--threads", "4", "-b", "127.0.0.1:0", "app:app"]
+            # The new worker may be told to end before it has its own handlers; gunicorn waits so long for it.
+            options = ["--graceful-timeout", "3"]
+            sys.argv = ["gunicorn", *options, "-k", "gthread", "-w", "2", "--threads", "4", "-b", "127.0.0.1:0", "app:app"]
             run()
             """
         )
