@@ -238,25 +238,32 @@ def test_follow_fork_leaves_a_readable_file_of_every_child(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("app*.ttc"))) == count + 1
 
 
-# While each child begins, its parent goes on to record places, stacks and names that the child never sees.
+# While each child begins, its parent goes on to record places, stacks and names that the child never sees. There is room for
+# 1,024 places.
 PARENT_GOES_ON = """
     def code(n):
-        makers = "".join(f"def make_{n}_{i}():\\n    lock_{n}_{i} = threading.Lock()\\n" for i in range(25))
-        return makers + "def make():\\n" + "".join(f"    make_{n}_{i}()\\n" for i in range(25))
+        makers = "".join(f"def make_{n}_{i}():\\n    lock_{n}_{i} = threading.Lock()\\n" for i in range(840 // forks))
+        return makers + "def make():\\n" + "".join(f"    make_{n}_{i}()\\n" for i in range(840 // forks))
     makers = []
     for n in range(forks):
         namespace = {"threading": threading}
         exec(compile(code(n), f"/srv/app/module_{n}.py", "exec"), namespace)
         makers.append(namespace["make"])
     tracedthread.snapshot()
+    from tracedthread import _core
+    from tracedthread.capture import Capture
     for n, make in enumerate(makers):
         pid = os.fork()
         if not pid:
-            sites = {row.created.path for row in tracedthread.snapshot().locks}  # raises, if it is damaged
-            os._exit(any(f"module_{later}.py" in path for later in range(n, forks) for path in sites))
+            tracedthread.snapshot()  # raises, if it is damaged
+            capture = Capture.from_buffer(_core.loaded().copy())
+            files = {capture.string(site.file) for site in capture.sites()}
+            os._exit(any(f"/srv/app/module_{later}.py" in files for later in range(n, forks)))
         make()
         assert os.waitpid(pid, 0)[1] == 0, n
-    print(len(tracedthread.snapshot().locks))
+    capture = Capture.from_buffer(_core.loaded().copy())
+    files = {capture.string(site.file) for site in capture.sites()}
+    assert all(f"/srv/app/module_{n}.py" in files for n in range(forks)), "nothing was there to be missed"
 """
 
 
