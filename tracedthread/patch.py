@@ -13,7 +13,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["begin_recording", "end_recording", "is_patched", "patch", "pause", "resume", "uncovered", "unpatch"]
+__all__ = [
+    "begin_recording",
+    "end_recording",
+    "is_from_an_earlier_run",
+    "is_patched",
+    "patch",
+    "pause",
+    "resume",
+    "uncovered",
+    "unpatch",
+]
 
 
 class _State:
@@ -27,7 +37,8 @@ class _State:
         self.kept: tuple[tuple[Any, Any], ...] = ()  # those that unpatch() had to leave in place
         self.paused = False
         self.follow_fork = False
-        self.replaces_before_ns = 0  # children's files that are older are an earlier run's, and in the way
+        self.force = False
+        self.began_ns = 0  # when this run's first file was made
         self.uncovered: tuple[dict[str, Any], ...] = ()
         self.recordings = 0  # blocks of `record()` that this process is in
         self.recordings_patched = False  # and the last to end unpatches
@@ -218,8 +229,8 @@ def _patch(
         if target is None and (output := _settings.output()) is not None:
             target = _core.Target(output)
         core.open(target, force=force, size=size if size is not None else _settings.capture_bytes())
-        if target is not None and force:
-            _state.replaces_before_ns = os.stat(target.path).st_mtime_ns
+        if target is not None:
+            _state.force, _state.began_ns = force, os.stat(target.path).st_mtime_ns
     if event_threshold_ms is not None:
         core.lib.tt_event_threshold_set(int(event_threshold_ms * 1_000_000))
     if deadlock_after_s is None:
@@ -358,10 +369,10 @@ def _hook() -> None:
     _state.hooked = True
 
 
-def _is_from_an_earlier_run(path: str) -> bool:
-    # By the file system's own clock. What this run has made stays, though process ids come round.
+def is_from_an_earlier_run(path: str) -> bool:
+    """Whether the file is older than this run's first, by the file system's own clock: process ids come round."""
     try:
-        return os.lstat(path).st_mtime_ns < _state.replaces_before_ns
+        return os.lstat(path).st_mtime_ns < _state.began_ns
     except OSError:
         return False
 
@@ -374,7 +385,7 @@ def _after_fork_in_child() -> None:
         return
     target = core.target.of_child()
     try:
-        core.open(target, force=_is_from_an_earlier_run(target.path), size=core.size)
+        core.open(target, force=_state.force and is_from_an_earlier_run(target.path), size=core.size)
     except _core.Unavailable as exc:
         _settings.say(f"not recording: {exc}")  # to a file; the child's own memory stays
     at_end_of_child(core, core.finish, -100)

@@ -6,7 +6,7 @@ import os
 import sys
 
 from tracedthread import _core, _launch, _settings
-from tracedthread.patch import is_patched, patch, pause
+from tracedthread.patch import is_from_an_earlier_run, is_patched, patch, pause
 
 TYPE_CHECKING = False  # everything imported here delays the program: no typing, no argparse
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ class Options:
     force = report = quiet = follow_fork = audit_trail = otlp = False
     script: str | None = None
     module: str | None = None
-    began_ns = 0  # when the recording's file was made
 
     def __init__(self) -> None:
         self.arguments: list[str] = []
@@ -195,8 +194,6 @@ def run(options: Options) -> int:
         import atexit
 
         options.output = _file_in_effect(options.output)
-        if (target := _core.load().target) is not None:
-            options.began_ns = _written_ns(target.path)
         atexit.register(_at_exit, options, os.getpid(), paths)
     return execute()
 
@@ -317,22 +314,15 @@ def _report(is_terminal: bool) -> str:
     return buffer.getvalue()
 
 
-def _children_files(began_ns: int) -> list[str]:
-    """The recordings that forked children and subprocesses have made since then, by the file system's clock."""
+def _children_files() -> list[str]:
+    """The recordings that forked children and subprocesses have made so far."""
     from glob import escape, glob
 
     target = _core.load().target
     if target is None:
         return []
     found = glob("*".join(map(escape, target.pattern.split("%p"))))
-    return sorted(path for path in found if path != target.path and _written_ns(path) >= began_ns)
-
-
-def _written_ns(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:  # it has been removed
-        return 0
+    return sorted(path for path in found if path != target.path and not is_from_an_earlier_run(path))
 
 
 def _next_step(options: Options, *, reported: bool) -> str:
@@ -341,7 +331,7 @@ def _next_step(options: Options, *, reported: bool) -> str:
     if options.output is not None:
         from shlex import quote
 
-        beside = _children_files(options.began_ns) if options.follow_fork else []
+        beside = _children_files() if options.follow_fork else []
         others = f" and {len(beside)} more beside it, such as {os.path.basename(beside[0])}" if beside else ""
         done = f"tracedthread: recorded to {options.output}{others}"
         return f"{done}; next: tracedthread report {quote(options.output)}\n"
