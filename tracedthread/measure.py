@@ -200,7 +200,8 @@ class Board:
             self._newest = self._stream.measure(tally, dropped)
         except Exception as exc:
             self.failures += 1
-            _settings.say(f"no metrics of this process: {exc}")
+            if self.failures == 1:
+                _settings.say(f"no metrics of this process: {exc}")
         finally:
             lock.release()
         return self._newest

@@ -115,6 +115,7 @@ class Workers:
         self._newest: list[Measurement] = []
         self._newest_each: list[tuple[str, list[Measurement]]] = []
         self.failures = 0
+        self._has_said_why = False
         self._inbox, self._outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inbox.setblocking(False)
         self._outbox.setblocking(False)
@@ -188,7 +189,9 @@ class Workers:
 
     def _fail(self, exc: Exception) -> None:
         self.failures += 1
-        _settings.say(f"no metrics of this process: {exc}")
+        if not self._has_said_why:  # each time it may be another record that is damaged
+            self._has_said_why = True
+            _settings.say(f"no metrics of this process: {exc}")
 
     @staticmethod
     def _more(total: Tally, own: Tally, dropped: Mapping[str, int]) -> dict[str, int]:
