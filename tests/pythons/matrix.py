@@ -115,6 +115,12 @@ class Task:
             loud = text[-6000:].splitlines()
         return "\n".join([line, *(f"       | {text_line}" for text_line in loud)])
 
+    def what_failed(self) -> list[str]:
+        """The names of its tests that did, a line each; where it names none, the end of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        named = [line.strip()[:300] for line in lines if re.match(r"\s*(FAILED|ERROR) ", line)]
+        return [f"{self.python.version} {self.name}: {line}" for line in named or lines[-3:]] if self.failed else []
+
 
 def gather() -> list[Python]:
     """The machine's, and 3.14 and 3.15 of the Debian folder where one can be made."""
@@ -230,6 +236,9 @@ def main() -> int:
     passed, failed, skipped = (sum(getattr(t, what) for t in tasks) for what in ("passed", "failed", "skipped"))
     failed += len(failed_builds) + (len(ready) < args.at_least)
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    for task in (*failed_builds, *tasks):
+        for line in task.what_failed():
+            print(line)
     return 1 if failed or not passed else 0
 
 

@@ -111,12 +111,18 @@ def test_stack_of_a_holder_that_died_at_exit_is_not_walked(tmp_path: Path) -> No
     )
     assert printed == "last\n"
     capture = Capture.open(tmp_path / "app.ttc")
+    # On a crowded machine the start of the thread and `has.wait` may record a wait too.
+    at_the_end = [
+        event
+        for event in capture.events()
+        if [frame.function.split(".")[-1] for frame in capture.stack(event.stack)] == ["__del__"]
+    ]
     if sys.version_info >= (3, 15):  # there is no waiting at the very end any more
-        assert len(capture.events()) == 0
+        assert at_the_end == []
         return
-    last = capture.events()[-1]
-    assert [frame.function.split(".")[-1] for frame in capture.stack(last.stack)] == ["__del__"]
-    assert [frame.function for frame in capture.stack(last.holder_stack)] == ["(still held)"]
+    assert [[frame.function for frame in capture.stack(event.holder_stack)] for event in at_the_end] == [
+        ["(still held)"]
+    ]
 
 
 def test_thread_is_not_shown_as_waiting_while_its_signal_handler_runs() -> None:
