@@ -168,3 +168,19 @@ def test_user_site_where_there_is_none(venv: Path) -> None:
     result = start(venv, "-m", "tracedthread", "install", "--user")
     assert (result.returncode, result.stdout) == (1, "")
     assert "user's site-packages" in result.stderr
+
+
+def test_output_that_cannot_be_written_is_one_line(venv: Path) -> None:
+    for verb in ("install", "uninstall"):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run(
+                [str(venv / "bin" / "python"), "-m", "tracedthread", verb],
+                env=clean_environment(),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+            )
+        assert result.returncode == 2
+        assert result.stderr == "tracedthread: standard output: No space left on device\n"

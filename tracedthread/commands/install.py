@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
+
+from tracedthread.export.streams import put, say
 
 if TYPE_CHECKING:
     import argparse
@@ -109,10 +110,10 @@ def install_main(args: argparse.Namespace) -> int:
         is_new = install(path)
     except OSError as exc:
         return _fail(exc)
-    print(
+    put(
         f"{'wrote' if is_new else 'already there:'} {path}\n"
         "It does nothing until TRACEDTHREAD_ENABLE=1 is set; then programs of this interpreter are recorded.\n"
-        "TRACEDTHREAD_OUTPUT=/somewhere/app.%p.ttc says where to. Undo with: tracedthread uninstall"
+        "TRACEDTHREAD_OUTPUT=/somewhere/app.%p.ttc says where to. Undo with: tracedthread uninstall\n"
     )
     return 0
 
@@ -124,11 +125,10 @@ def uninstall_main(args: argparse.Namespace) -> int:
         was_there = uninstall(path)
     except OSError as exc:
         return _fail(exc)
-    print(f"removed {path}" if was_there else f"nothing to do: there is no {path}")
+    put(f"removed {path}\n" if was_there else f"nothing to do: there is no {path}\n")
     return 0
 
 
 def _fail(exc: OSError) -> int:
-    reason = f"{exc.strerror}: {exc.filename}" if exc.strerror else str(exc)
-    print(f"tracedthread: {reason}", file=sys.stderr)
+    say(f"{exc.strerror}: {exc.filename}" if exc.strerror else str(exc))
     return 1
