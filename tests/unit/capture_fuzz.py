@@ -28,7 +28,7 @@ import capture_builder as cb
 from tracedthread import layout
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.compare import compare
-from tracedthread.export import render
+from tracedthread.export import FORMATS, render
 from tracedthread.export.plain import explain
 from tracedthread.limits import MEASURES, Limit
 from tracedthread.profile import Profile, subtract
@@ -37,8 +37,8 @@ from tracedthread.verdict import judge
 
 MEMORY_BYTES = 768 << 20
 CASE_S = 10
-#: The text report takes ten times as long as all the rest; a difference twice as long.
-TEXT_EVERY, DIFFERENCE_EVERY = 100, 20
+#: All forms take many times as long as all the rest; a difference twice as long.
+FORMS_EVERY, DIFFERENCE_EVERY = 100, 20
 
 LIMITS = [Limit(measure, "*", 1e-6) for measure in MEASURES.values()]
 
@@ -174,7 +174,7 @@ _DAMAGES: tuple[Callable[[Mutator, bytearray, random.Random], None], ...] = (
 )
 
 
-def read(data: bytes, *, difference: bool, text: bool) -> bool:
+def read(data: bytes, *, difference: bool, forms: bool) -> bool:
     """Everything that a reader does; whether the capture was accepted."""
     try:
         capture = Capture.from_buffer(data)
@@ -195,8 +195,12 @@ def read(data: bytes, *, difference: bool, text: bool) -> bool:
         json.dumps(compare(profile, profile).to_dict(), allow_nan=False)
         for verdict in judge(profile, LIMITS, unfinished):
             explain(verdict)
-    if text:
-        render(profile, "text", io.StringIO())
+    for name, form in FORMATS.items() if forms else ():
+        try:
+            render(profile, name, io.BytesIO() if form.is_binary else io.StringIO())
+        except CaptureError as exc:
+            assert form.is_binary
+            assert "\n" not in str(exc)
     return True
 
 
@@ -215,7 +219,7 @@ def run(bases: list[bytes], seed: int, cases: int, first: int = 0) -> dict[str, 
         began = time.process_time()
         signal.setitimer(signal.ITIMER_VIRTUAL, CASE_S)  # of processor time: a busy machine is no hang
         try:
-            accepted += read(data, difference=case % DIFFERENCE_EVERY == 0, text=case % TEXT_EVERY == 0)
+            accepted += read(data, difference=case % DIFFERENCE_EVERY == 0, forms=case % FORMS_EVERY == 0)
         except BaseException:
             raise AssertionError(f"seed {seed}, case {case}:\n{traceback.format_exc()}") from None
         finally:

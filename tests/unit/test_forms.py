@@ -336,6 +336,34 @@ def test_perfetto_has_a_track_a_thread_with_waits_holds_and_arrows() -> None:
     assert (max(counters), counters[-1]) == (3, 0)
 
 
+def test_perfetto_waits_of_unknown_threads_that_overlap_are_on_tracks_of_one_name() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("one", PLACE)
+    spans = [(20, 40), (10, 50), (30, 60)]
+    for start, end in spans:
+        builder.event(site, WAITER, start * cb.MS, end * cb.MS, kind="rlock", lock=start)
+    trace = perfetto_of(profile(builder))
+    waits = [row for row in slices_of(trace) if row["name"].startswith("waits")]
+    assert sorted((row["end"] - row["start"]) // cb.MS for row in waits) == [20, 30, 40]
+    tracks = {p.track_descriptor.uuid: p.track_descriptor for p in trace.packet if p.HasField("track_descriptor")}
+    assert [tracks[row["track"]].name for row in waits] == ["(other)"] * 3
+
+
+@pytest.mark.parametrize("form", ["pprof", "perfetto"])
+def test_a_number_that_a_form_does_not_have_is_one_line(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builder = cb.example(grown=True)
+    builder.pid = 1 << 31  # Perfetto's are 32 bits
+    builder.blame(builder.site("_lock", PLACE), HOLDER, 1)
+    next(reversed(builder.blames.values()))[0] = 1 << 63  # pprof's numbers are 63 bits
+    path = tmp_path / "damaged.ttc"
+    path.write_bytes(builder.build())
+    assert run(path, "-f", form, "-o", tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith(f"tracedthread: {path}: is damaged: ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_perfetto_trace_is_in_order_of_time() -> None:
     times = [packet.timestamp for packet in perfetto_of(SHOP).packet if packet.timestamp]
     assert times == sorted(times)
@@ -365,6 +393,18 @@ def test_hold_starts_where_its_holder_had_waited_or_where_the_hold_before_ended(
     assert starts[1:] == ends[:2]
     assert [hold.is_exact for hold in known] == [False, True, True]
     assert [hold.woken for hold in known] == [[3], [4], [5]]  # of the first three events it is not known
+
+
+def test_a_hold_after_one_that_nobody_saw_end_starts_where_somebody_began_to_wait() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", PLACE)
+    builder.thread("first", "f", wait_ns=1)
+    builder.thread("second", "f", wait_ns=1)
+    builder.event(site, WAITER, 0, 10 * cb.MS, lock=1, thread=2, holder=1, release=HOLDER)  # then released, for nobody
+    builder.event(site, WAITER, 1_000 * cb.MS, 1_020 * cb.MS, lock=1, thread=1, holder=2, release=HOLDER)
+    _, again = holds(profile(builder).events)
+    assert not again.is_exact
+    assert again.end_ticks - again.start_ticks == 20 * cb.MS * cb.TICKS_PER_NS
 
 
 def test_waits_that_gave_up_and_one_that_did_not_tell_of_one_hold() -> None:

@@ -94,6 +94,8 @@ def _report(args: argparse.Namespace) -> int:
         data = _rendered(profile, form, args.waits)
     except MissingExtra as exc:
         return refuse(form, exc)
+    except CaptureError as exc:
+        return refuse(args.file, exc)
     try:
         with open(args.output, "wb") as file:
             file.write(data)

@@ -61,6 +61,7 @@ def render(profile: Profile, form: str, stream: IO[Any], *, waits: bool = False)
     Raises:
         KeyError: There is no such form.
         MissingExtra: A package is missing that the form needs.
+        CaptureError: What the form has no room for can only be damage.
         OSError: The stream cannot be written.
     """
     chosen = FORMATS[form]

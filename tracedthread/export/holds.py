@@ -19,8 +19,10 @@ class Hold:
 
     Args:
         thread: Key of the holder's ThreadRow.
-        is_exact: The start is known, because the holder had waited itself. Else the hold began at this time or before,
-            unless another thread, of which there is no event, had the lock in between.
+        is_exact: The start is known, because the holder had waited itself and the next waiter waited already, so that it
+            is this hold; should the holder have given the lock back and taken it again before that one could, it is
+            shown as one hold. Else it began at this time or before, unless another thread, of which there is no event,
+            had the lock in between.
         release_stack: Where it ended; empty if it is not known to have ended.
         woken: The waits that its release ended, by their place in the events.
     """
@@ -67,7 +69,7 @@ def _holds_of_one_lock(events: list[tuple[int, EventRow]]) -> list[Hold]:
     for index, event in events:
         end = obtained_ticks(event)
         if event.holder is not None:
-            is_exact = event.holder == owner
+            is_exact = event.holder == owner and event.start_ticks <= free_from
             hold = Hold(
                 thread=event.holder,
                 thread_name=event.holder_name,

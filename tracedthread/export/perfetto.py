@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable
 from heapq import heappop, heappush
 from typing import Any, BinaryIO
 
-from tracedthread.capture import Frame
+from tracedthread.capture import CaptureError, Frame
 from tracedthread.events import EventRow
 from tracedthread.export.extra import load
 from tracedthread.export.holds import Hold, holds, obtained_ticks
@@ -32,9 +32,14 @@ def render(profile: Profile, stream: BinaryIO) -> None:
 
     Raises:
         MissingExtra: perfetto is not installed.
+        CaptureError: A number of a damaged capture is not one that the form has.
     """
     protos = load("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
-    stream.write(_Trace(protos, profile).build().SerializeToString())
+    try:
+        data = _Trace(protos, profile).build().SerializeToString()
+    except ValueError as exc:  # protobuf's, of a number out of range
+        raise CaptureError(f"is damaged: {exc}") from None
+    stream.write(data)
 
 
 class _Trace:
@@ -44,6 +49,7 @@ class _Trace:
         self.trace = protos.Trace()
         self.next_track = _PROCESS_TRACK + 1
         self.tracks: dict[Hashable, int] = {}
+        self.lanes: dict[Hashable, list[int]] = {}
         # By time at the end, and within one moment in this order: what nests, nests by it, and arrows end after they
         # start.
         self.packets: list[tuple[int, Callable[[Any], None]]] = []
@@ -54,8 +60,7 @@ class _Trace:
             self._thread(thread.key, thread.name, thread.native_id)
         self._counters()
         self._holds()
-        for index, event in enumerate(self.profile.events):
-            self._wait(index, event)
+        self._waits()
         for ns, fill in sorted(self.packets, key=lambda packet: packet[0]):
             packet = self._packet()
             packet.timestamp = ns
@@ -96,8 +101,16 @@ class _Trace:
                 self._track(key, _PROCESS_TRACK, name)
         return self.tracks[key]
 
-    def _thread_of(self, key: Hashable | None, name: str) -> int:
-        return self._thread(key, name or "threads that are not known any more", 0)
+    def _lane(self, of: Hashable, start_ticks: int, end_ticks: int) -> int:
+        """
+        Which of the tracks of one name and one parent, which Perfetto shows as one, is free from then on.
+
+        The slices of a track have to nest. Asked for in the order of `start_ticks`.
+        """
+        free_from = self.lanes.setdefault(of, [])
+        lane = next((number for number, ticks in enumerate(free_from) if ticks <= start_ticks), len(free_from))
+        free_from[lane : lane + 1] = [end_ticks]
+        return lane
 
     def _ns(self, ticks: int) -> int:
         return self.profile.process.started_ns + round(ticks * self.profile.process.tick_s * 1e9)
@@ -126,8 +139,17 @@ class _Trace:
 
         self.packets.append((self._ns(ticks), fill))
 
-    def _wait(self, index: int, event: EventRow) -> None:
-        track = self._thread_of(event.thread, event.thread_name)
+    def _waits(self) -> None:
+        """Those of one thread nest: within a wait, a signal handler may wait. Of unknown ones, one overlaps another."""
+        in_order = sorted(enumerate(self.profile.events), key=lambda pair: (pair[1].start_ticks, -pair[1].end_ticks))
+        for index, event in in_order:
+            key = event.thread
+            if key is None:
+                key = (None, event.thread_name, self._lane(event.thread_name, event.start_ticks, event.end_ticks))
+            track = self._thread(key, event.thread_name or "threads that are not known any more", 0)
+            self._wait(track, index, event)
+
+    def _wait(self, track: int, index: int, event: EventRow) -> None:
         is_contention = event.kind in CONTENTION_KINDS
         category = "lock" if is_contention else "resource" if event.kind in RESOURCE_KINDS else "idle"
         what = event.lock or "(unnamed)"
@@ -150,19 +172,12 @@ class _Trace:
         self._end(track, event.end_ticks)
 
     def _holds(self) -> None:
-        """
-        Holds by one thread overlap as they like, but the slices of a track have to nest: each is put on the first of
-        the thread's tracks that is free. Perfetto shows tracks of one name and one parent as one.
-        """
-        lanes: dict[Hashable, list[int]] = {}
+        """Those of one thread overlap as they like, so that it may need several tracks."""
         for hold in sorted(holds(self.profile.events), key=lambda hold: hold.start_ticks):
-            free_from = lanes.setdefault(hold.thread, [])
-            lane = next((number for number, ticks in enumerate(free_from) if ticks <= hold.start_ticks), len(free_from))
-            free_from[lane : lane + 1] = [hold.end_ticks]
-            key = (hold.thread, lane)
+            key = (hold.thread, self._lane(hold.thread, hold.start_ticks, hold.end_ticks))
             if key not in self.tracks:
                 # With its name in it: a thread that has not waited has no other track that would say it.
-                self._track(key, self._thread_of(hold.thread, hold.thread_name), f"{hold.thread_name} holds".lstrip())
+                self._track(key, self._thread(hold.thread, hold.thread_name, 0), f"{hold.thread_name} holds".lstrip())
             self._hold(self.tracks[key], hold)
 
     def _hold(self, track: int, hold: Hold) -> None:

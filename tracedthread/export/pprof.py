@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from tracedthread.capture import CaptureError
 from tracedthread.export.extra import load
 from tracedthread.export.sides import SIDES, samples
 from tracedthread.profile import Profile
@@ -17,13 +18,18 @@ def render(profile: Profile, stream: BinaryIO, *, waits: bool = False) -> None:
 
     Raises:
         MissingExtra: protobuf is not installed.
+        CaptureError: A number of a damaged capture is not one that the form has.
     """
     process = profile.process
-    data = load("tracedthread.pprof").encode(
-        samples(profile, waits=waits),
-        program=process.program,
-        started_ns=process.started_ns,
-        duration_ns=round(process.duration_s * 1e9),
-        side=SIDES[waits],
-    )
+    encode = load("tracedthread.pprof").encode
+    try:
+        data = encode(
+            samples(profile, waits=waits),
+            program=process.program,
+            started_ns=process.started_ns,
+            duration_ns=round(process.duration_s * 1e9),
+            side=SIDES[waits],
+        )
+    except ValueError as exc:  # protobuf's, of a number out of range
+        raise CaptureError(f"is damaged: {exc}") from None
     stream.write(data)
