@@ -76,7 +76,7 @@ class Histogram:
         total = sum(self.counts)
         if total == 0:
             return 0.0
-        rank = min(max(fraction * total, 1.0), float(total))
+        rank = min(max(round(fraction * total, 6), 1.0), float(total))  # 0.999 may be a little more than that
         below = 0
         for index, count in enumerate(self.counts):
             if count and below + count >= rank:

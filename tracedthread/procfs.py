@@ -141,7 +141,7 @@ def read_status(pid: int) -> Status:
 def _read_lines(path: str) -> dict[str, str]:
     with open(path, "rb") as file:
         text = file.read().decode("utf-8", "replace")
-    return dict(line.partition(":")[::2] for line in text.splitlines())
+    return dict(line.partition(":")[::2] for line in text.split("\n"))
 
 
 def _asleep(pid: int) -> frozenset[tuple[str, str]] | None:

@@ -137,7 +137,7 @@ def _why_nothing(pid: int, *, memory_read: bool) -> str:
 
 def _mappings(pid: int) -> Iterator[Mapping]:
     with open(f"/proc/{pid}/maps", "rb") as file:
-        for line in file.read().splitlines():
+        for line in file.read().split(b"\n")[:-1]:  # of the line ends, only that is escaped in names
             fields = line.split(None, 5)
             start, _, end = fields[0].partition(b"-")
             path = os.fsdecode(fields[5]).replace("\\012", "\n") if len(fields) > 5 else ""

@@ -129,6 +129,20 @@ def test_a_page_that_cannot_be_written_exits_with_2_and_says_so(tmp_path: Path) 
 
 
 @needs_shop
+@pytest.mark.parametrize("name", [".", "/"])
+def test_a_page_that_is_a_folder_exits_with_2_and_says_so(name: str) -> None:
+    done = demo("-o", name)
+    assert (done.returncode, done.stderr) == (2, f"tracedthread: {name}: is a folder; -o is the page's file\n")
+
+
+@needs_shop
+def test_a_folder_is_not_overwritten_with_force_either(tmp_path: Path) -> None:
+    (tmp_path / "a.html").mkdir()
+    done = demo("-o", str(tmp_path / "a.html"), "--force")
+    assert (done.returncode, done.stderr) == (2, f"tracedthread: {tmp_path / 'a.html'}: Is a directory\n")
+
+
+@needs_shop
 def test_no_recording_exits_with_1_and_one_plain_line(tmp_path: Path) -> None:
     done = demo("-o", str(tmp_path / "a.html"), *FLAGS, TRACEDTHREAD_DISABLED="1")
     assert done.returncode == 1

@@ -287,6 +287,7 @@ def test_while_recording_is_paused_the_dump_says_so(tmp_path: Path) -> None:
         ("os.closerange(3, 1024)", ("-o", "app.ttc")),
         ("os.unlink('app.ttc')", ("-o", "app.ttc")),
         ("os.rename('app.ttc', 'old.ttc'); open('app.ttc', 'w').close()", ("-o", "app.ttc")),
+        ("", ("-o", "a\rb c.ttc")),
     ],
 )
 def test_the_capture_is_found(before: str, options: tuple[str, ...], tmp_path: Path) -> None:

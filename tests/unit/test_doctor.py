@@ -151,7 +151,7 @@ def test_a_name_of_a_file_begins_a_sentence_as_it_is(tmp_path: Path, monkeypatch
     assert next(iter(checkup.of_file("app.ttc"))).sentence.startswith("app.ttc holds 12.3 s")
 
 
-@pytest.mark.parametrize("target", ["none.ttc", str(2**22 + 1)])
+@pytest.mark.parametrize("target", ["none.ttc", str(2**22 + 1), "9" * 5000])
 def test_what_cannot_be_read_is_said_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str
 ) -> None:

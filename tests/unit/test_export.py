@@ -143,6 +143,13 @@ def test_share_of_the_gil_is_the_owners_and_the_waiters() -> None:
     assert row.endswith(" 80 %")
 
 
+def test_threads_without_a_line_are_counted_one_by_one() -> None:
+    [thread, *_] = profile(cb.example()).threads
+    lines = [replace(thread, native_id=number, wait_ticks=100 - number) for number in range(12)]
+    lines[-1] = replace(lines[-1], threads=4_000)  # those that found no room
+    assert "and 4,001 more threads that waited" in text(replace(profile(cb.example()), threads=tuple(lines)))
+
+
 def test_names_of_threads_are_whole_where_no_terminal_is_narrow() -> None:
     builder = cb.CaptureBuilder()
     name = "a_thread_with_a_name_" * 3

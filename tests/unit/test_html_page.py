@@ -171,7 +171,7 @@ def test_tables_that_are_cut_say_by_how_much() -> None:
     assert left == len(SHOP.locks) - 2
     assert waited == pytest.approx(sum(lock.wait_s for lock in SHOP.locks[2:]))
     assert data["locks"][0]["more"] == [1, 2]
-    assert (len(data["threads"]), data["left"]["threads"]) == (1, len(SHOP.threads) - 1)
+    assert (len(data["threads"]), data["left"]["threads"]) == (1, sum(thread.threads for thread in SHOP.threads[1:]))
     assert (len(data["uncovered"]), data["left"]["uncovered"]) == (1, 1)
     assert [len(data["idle"]["rows"]), data["idle"]["left"]] == [1, [2, 12.107]]
     assert data["lost"] == {"stacks": 12}

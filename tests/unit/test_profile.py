@@ -369,6 +369,14 @@ def test_quantiles_are_within_an_eighth(durations: list[int], fraction: float) -
     assert estimate <= max(durations)
 
 
+@pytest.mark.parametrize(("percentile", "total"), [(99.9, 1000), (55, 100), (99, 100), (29, 100)])
+def test_quantiles_that_are_no_binary_fractions_take_the_rank_they_mean(percentile: float, total: int) -> None:
+    counts = [0] * 304
+    within = round(percentile * total / 100)
+    counts[index_of(1000)], counts[index_of(10**9)] = within, total - within
+    assert Histogram(tuple(counts)).quantile_ns(percentile / 100, 1e9) <= 1024
+
+
 def test_quantile_of_the_longest_waits_is_their_maximum() -> None:
     counts = [0] * 303 + [3]
     assert Histogram(tuple(counts)).quantile_ns(0.5, 5e12) == 5e12

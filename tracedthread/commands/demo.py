@@ -62,13 +62,18 @@ def main(args: argparse.Namespace) -> int:
         return refuse(f"the demo needs {', '.join(lacking)}: pip install 'tracedthread[demo]'")
     faults = list(dict.fromkeys(args.fault or FAULTS))
     page = Path(args.output) if args.output is not None else _new_folder() / "report.html"
+    if not page.name:
+        return refuse(str(page), "is a folder; -o is the page's file")
     recordings = {fault: page.with_name(f"shop-{fault}.ttc") for fault in (HEALTHY, *faults)}
     for path in (page, *recordings.values()):
         # What was there before must not be told as this run's story.
-        if args.force:
-            path.unlink(missing_ok=True)
-        elif os.path.lexists(path):
-            return refuse(f"{path} exists; --force overwrites it")
+        try:
+            if args.force:
+                path.unlink(missing_ok=True)
+            elif os.path.lexists(path):
+                return refuse(f"{path} exists; --force overwrites it")
+        except (OSError, ValueError) as exc:
+            return refuse(str(path), exc)
     status = 0
 
     def show(_: TextIO) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "tracedthread.doctor/1"
 SICK = 1
+#: More than any process has in its number, and fewer than int() refuses.
+MAX_DIGITS = 20
 
 _MARKS = {"ok": "ok  ", "note": "note", "wrong": "!!  "}
 
@@ -62,4 +64,5 @@ def main(args: argparse.Namespace) -> int:
 def _of_target(target: str | None) -> Iterable[Finding]:
     if target is None:
         return ()
-    return of_process(int(target)) if target.isdecimal() and not os.path.exists(target) else of_file(target)
+    is_pid = target.isdecimal() and len(target) < MAX_DIGITS and not os.path.exists(target)
+    return of_process(int(target)) if is_pid else of_file(target)

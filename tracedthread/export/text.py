@@ -234,7 +234,7 @@ class _Report:
         self.console.print(Text(thread_cells.legend(columns), style="dim"))
         if len(threads) > MAX_THREADS:
             rest = sum(thread.wait_s for thread in threads[MAX_THREADS:])
-            more = count(len(threads) - MAX_THREADS, "more thread")
+            more = count(sum(thread.threads for thread in threads[MAX_THREADS:]), "more thread")
             line = f"and {more} that waited {duration(rest)}; all, and who started them: report --threads"
             self.console.print(Text(line, style="dim"))
 

@@ -133,7 +133,7 @@ def page_data(profile: Profile, limits: Limits) -> dict[str, Any]:
                 max(0, len(profile.pools) - limits.rows),
                 round(sum(pool.queue_s for pool in profile.pools[limits.rows :]), 9),
             ],
-            "threads": max(0, len(profile.threads) - limits.rows),
+            "threads": sum(thread.threads for thread in profile.threads[limits.rows :]),
             "uncovered": max(0, len(profile.uncovered) - limits.rows),
             "names": limits.names,
         },

@@ -98,12 +98,13 @@ function limits() {
   if (left.locks[0]) lines.push(`${count(left.locks[0], "lock")} with less waiting, ${duration(left.locks[1])} together, have no row here.`);
   if (left.threads) lines.push(`${count(left.threads, "thread")} with less waiting have no row here.`);
   if (left.uncovered) lines.push(`${grouped(left.uncovered)} more that is not recorded.`);
-  const sections = Object.entries(lost).filter(([name]) => name !== "events");
+  const sections = Object.entries(lost).filter(([name]) => name !== "events" && name !== "starts");
   if (sections.length) {
     const what = sections.map(([name, number]) => `${grouped(number)} ${name}`).join(", ");
     lines.push(`The recording had no room for ${what}. Totals are exact; what has no row of its own is in (other).`);
   }
   if (lost.events) lines.push(`The ${count(lost.events, "oldest event")} made room for newer ones, so the timeline begins late. No count or sum misses them.`);
+  if (lost.starts) lines.push(`The ${count(lost.starts, "oldest thread start")} of the audit trail made room for newer ones.`);
   lines.push(`The timeline has only waits that were longer than the recording's threshold. Names longer than ${left.names} characters are cut.`);
   lines.push("Waits for the GIL inside a hold, after input and output for example, cannot be told from the hold.");
   byId("limits-list").append(...lines.map((line) => make("li", "", make("bdi", "", line))));
