@@ -36,8 +36,8 @@ def build() -> dashboard.Dashboard:
             unit="s",
         ),
         number(
-            "Acquisitions that had to wait",
-            "More than one in five: make the holds shorter, or use several locks instead of one.",
+            "Waits an acquisition",
+            "More than one in five: make the holds shorter, or use several locks instead of one. Waits that gave up count, too.",
             f"{rate(names.CONTENTIONS, chosen=ONE_LOCK)} / {rate(names.ACQUISITIONS, chosen=ONE_LOCK)}",
             unit="percentunit",
             red=0.2,

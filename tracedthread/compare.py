@@ -25,7 +25,7 @@ class LockMeasures:
     What is compared of the locks of one fingerprint.
 
     Args:
-        contended_share: Of their acquisitions, those that had to wait; 0 … 1.
+        contended_share: Of the attempts to take them, those that had to wait; 0 … 1.
         wait_per_s: Seconds waited per second recorded; above 1 if several threads wait at a time. The same for
             `blame_per_s`, `hold_per_s` and, as a count, `acquisitions_per_s`.
     """
@@ -230,12 +230,11 @@ def _by_fingerprint(locks: Iterable[LockRow]) -> dict[str, LockRow]:
 
 def _measures(lock: LockRow, lasted_s: float) -> LockMeasures:
     stats = lock.stats
-    tries = max(stats.acquisitions, stats.contended)
     return LockMeasures(
         acquisitions=stats.acquisitions,
         acquisitions_per_s=_rate(stats.acquisitions, lasted_s),
         contended=stats.contended,
-        contended_share=stats.contended / tries if tries else 0.0,
+        contended_share=stats.contended / stats.attempts if stats.attempts else 0.0,
         wait_s=lock.wait_s,
         wait_per_s=_rate(lock.wait_s, lasted_s),
         wait_p99_s=lock.wait_quantile_s(0.99),

@@ -33,7 +33,7 @@ class Measure:
     What a limit is about.
 
     Args:
-        of: `wait`, `hold`, `contended` (the share of acquisitions that had to wait) or `blame` (of a function: the time
+        of: `wait`, `hold`, `contended` (the share of attempts to take it that had to wait) or `blame` (of a function: the time
             that others waited because of its holds).
         percentile: 0 < percentile <= 100 of the waits or holds, 100 being the longest; None for their sum.
     """
@@ -48,7 +48,7 @@ class Measure:
 
     def __str__(self) -> str:
         if self.of == "contended":
-            return "share of acquisitions that had to wait"
+            return "share of attempts that had to wait"
         if self.of == "blame":
             return "waiting that it is to blame for"
         if self.percentile is None:

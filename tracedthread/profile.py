@@ -105,6 +105,7 @@ class Profile:
         uncovered: Locks that are not recorded.
         deadlocks: Noticed by the program's threads, in this order.
         lost: Records that found no room, by section of the capture.
+        full: Sections that had no room for something, be it before the profile. Not in the JSON report.
         events: The newest waits that were longer than a threshold, oldest first. Not in the JSON report: too many.
         starts: The audit trail, oldest first; empty unless it was asked for.
         waiting: Waits that are not over, the longest first. Not in the JSON report.
@@ -123,6 +124,7 @@ class Profile:
     deadlocks: tuple[Deadlock, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     pools: tuple[PoolRow, ...] = ()
+    full: frozenset[str] = frozenset()
 
     @classmethod
     def from_capture(cls, capture: Capture) -> Profile:
@@ -157,6 +159,7 @@ class Profile:
             events=read_events(capture),
             waiting=read_waiting(capture),
             pools=read_pools(capture),
+            full=frozenset(name for name, number in capture.lost.items() if number),
         )
 
     @property
@@ -253,6 +256,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         events=after.events.since(before.events, elapsed),
         waiting=after.waiting,
         pools=pools_since(after.pools, before.pools),
+        full=after.full,
     )
 
 

@@ -16,6 +16,8 @@ from tracedthread.histogram import EMPTY, Histogram
 
 OTHER = "(other)"
 NOWHERE = Frame(OTHER, "", 0)
+#: What stands for a function that is not known: its frame found no room, or the hold is not over.
+NOBODY = frozenset({"(unknown)", "(still held)"})
 
 _SUMS = (
     "created",
@@ -91,6 +93,16 @@ class Stats:
     unended: int = 0
     hold: Histogram = EMPTY
     wait: Histogram = EMPTY
+
+    @property
+    def attempts(self) -> int:
+        """Acquisitions, and waits that ended without one. Tries that did not wait are not among them."""
+        return max(self.acquisitions + self.gave_up, self.contended)
+
+    @property
+    def gave_up(self) -> int:
+        """Waits that ended without an acquisition."""
+        return self.timeouts + self.interrupted
 
     def __bool__(self) -> bool:
         return bool(self.created or self.acquisitions or self.contended or self.failed_tries or self.waiters)
@@ -239,7 +251,8 @@ class BlameRow:
         holds: Those that made somebody wait. Not known, and 0, without a stack.
         blame_ticks: The waiting they caused, summed over the waiters.
         max_ticks: Caused by one hold.
-        waiters: Threads that waited when such a hold ended, summed over the holds. Not known, and 0, without a stack.
+        waiters: Threads that waited when such a hold ended, and waits that had given up before, summed over the holds.
+            Not known, and 0, without a stack.
     """
 
     lock: str
@@ -254,6 +267,11 @@ class BlameRow:
     def key(self) -> Hashable:
         """Rows with the same key are one."""
         return self.lock, self.stack
+
+    @property
+    def is_somebody(self) -> bool:
+        """Whether it is known which function released the lock."""
+        return bool(self.stack) and self.frame.function not in NOBODY
 
     @property
     def frame(self) -> Frame:

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from tracedthread.capture import Frame
 from tracedthread.limits import Limit, is_pattern, selected
 from tracedthread.profile import Profile
-from tracedthread.rows import OTHER, BlameRow, LockRow, Stats, seconds
+from tracedthread.rows import NOBODY, OTHER, BlameRow, LockRow, Stats, seconds
 from tracedthread.unfinished import Pending
 
 MAX_NAMES = 5
@@ -101,7 +101,7 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
     problems: list[str] = []
     notes: list[str] = []
     for lock in locks:
-        mine = tuple(one for one in pending if (one.lock, one.created) == (lock.name, lock.created))
+        mine = _of_lock(pending, lock)
         readings.append(_read_lock(lock, limit, mine))
         if (untimed := _untimed(lock, limit, mine)) > 0 and not readings[-1].exceeded:
             what = f"{untimed} of the {limit.measure.of}s of {lock.name} had not ended, and since when is not known"
@@ -119,8 +119,8 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
             )
     if not any(_was_used(lock) or (limit.measure.of == "hold" and lock.stats.unended) for lock in locks):
         problems.append(f"{_listed(sorted(names))} was created, but nobody has taken it")
-    if (profile.lost.get("sites") or profile.lost.get("strings")) and any(
-        lock.name in ("", OTHER) and _may_hide(lock, limit) for lock in profile.locks
+    if profile.full & {"sites", "strings"} and any(
+        lock.name in ("", OTHER) and _may_hide(lock, limit, _of_lock(pending, lock)) for lock in profile.locks
     ):
         problems.append(
             f"locks found no room in the recording, and one that exceeds the limit may be among them{_LARGER}"
@@ -129,10 +129,10 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
 
 
 def _without_room(profile: Profile, limit: Limit) -> str:
-    number = profile.lost.get("sites", 0)  # counted for each lock that is created
-    if not (number or profile.lost.get("strings")):
+    if not profile.full & {"sites", "strings"}:
         return ""
-    which = f"{number:,} lock{'' if number == 1 else 's'}" if number else "names of locks"
+    number = profile.lost.get("sites", 0)  # counted for each lock that is created
+    which = f"{number:,} lock{'' if number == 1 else 's'}" if number else "locks or their names"
     return f"no lock is called {limit.name}, but {which} found no room in the recording{_LARGER}"
 
 
@@ -151,8 +151,8 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
     lock = replace(lock, stats=_with_pending(lock, pending))
     stats = lock.stats
     if measure.of == "contended":
-        tries = max(stats.acquisitions, stats.contended)
-        value = round(stats.contended / tries, 12) if tries else 0.0
+        attempts = stats.attempts + sum(one.of == "wait" for one in pending)
+        value = round(stats.contended / attempts, 12) if attempts else 0.0
     elif measure.percentile is None:
         value = lock.wait_s if measure.of == "wait" else lock.hold_s
     elif measure.percentile == 100:
@@ -187,19 +187,23 @@ def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
     return stats
 
 
-def _may_hide(lock: LockRow, limit: Limit) -> bool:
+def _of_lock(pending: tuple[Pending, ...], lock: LockRow) -> tuple[Pending, ...]:
+    return tuple(one for one in pending if (one.lock, one.created) == (lock.name, lock.created))
+
+
+def _may_hide(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> bool:
     """Whether some of the locks that this row sums up can exceed a limit."""
     if limit.measure.is_share:
         return lock.stats.contended > 0
     bound = (
         limit if limit.measure.percentile is None else replace(limit, measure=replace(limit.measure, percentile=100))
     )
-    return _read_lock(lock, bound, ()).exceeded
+    return _read_lock(lock, bound, pending).exceeded
 
 
 def _judge_blame(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -> Verdict:
     functions: dict[str, list[BlameRow]] = {}
-    for row in (row for lock in profile.locks for row in lock.blame if row.stack):
+    for row in (row for lock in profile.locks for row in lock.blame if row.is_somebody):
         functions.setdefault(row.frame.function, []).append(row)
     names = selected(limit.name, functions)
     if not names and limit.name != "*":
@@ -229,7 +233,7 @@ def _judge_blame(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
 
 def _unattributed_s(lock: LockRow) -> float:
     """Waiting that nobody known is to blame for: no room, a hold that has not ended, or a capture without blame."""
-    known = sum(row.blame_ticks for row in lock.blame if row.stack)
+    known = sum(row.blame_ticks for row in lock.blame if row.is_somebody)
     explained = lock.stats.own_gil_ticks + lock.stats.gil_ticks + lock.stats.handoff_ticks + known
     return seconds(max(0, lock.stats.wait_ticks - explained), lock.tick_s)
 
@@ -257,7 +261,7 @@ def _verdict(limit: Limit, readings: list[Reading], problems: list[str], notes: 
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    if not (names := sorted({one for one in known if one and one != OTHER})):
+    if not (names := sorted({one for one in known if one and one not in NOBODY and one != OTHER})):
         return f"no {what} is called {name}: none was recorded"
     last_parts = {one.rpartition(".")[2]: one for one in names}
     close = [

@@ -206,6 +206,29 @@ def test_blame_that_found_no_room_could_be_of_the_function(tmp_path: Path, capsy
     assert main(["check", path, "--max-blame", "slow_report=200ms"]) == 1
 
 
+@pytest.mark.parametrize("nobody", ["(unknown)", "(still held)"])
+def test_blame_of_nobody_that_is_known_could_be_of_the_function(tmp_path: Path, nobody: str) -> None:
+    """Its frame found no room, or the hold was not over."""
+    builder, lock = shop()
+    builder.wait(lock, "lock", LOOKUP, 100 * cb.MS)
+    builder.blame(lock, [(nobody, "", 0), *REPORT[1:]], 100 * cb.MS)
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-blame", "slow_report=300ms"]) == 2
+    assert main(["check", path, "--max-blame", "slow_report=400ms"]) == 0
+    assert main(["check", path, "--max-blame", "*=300ms"]) == 2
+    assert main(["check", path, "--max-blame", "slow_report=200ms"]) == 1
+
+
+def test_attempts_that_gave_up_are_no_acquisitions_that_waited(tmp_path: Path) -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    lock = builder.site("a", ("f", "a.py", 1))
+    lock.hold(5, times=21)
+    builder.wait(lock, "lock", LOOKUP, *[cb.MS] * 21, timeouts=21)
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-contended", "a=50%"]) == 0
+    assert main(["check", path, "--max-contended", "a=49%"]) == 1
+
+
 def test_a_recording_without_blame_cannot_be_judged_on_it(tmp_path: Path) -> None:
     builder = cb.CaptureBuilder()
     lock = builder.site("a", ("f", "a.py", 1))
@@ -249,6 +272,28 @@ def test_a_lock_that_found_no_room_is_not_taken_for_a_slip(tmp_path: Path, capsy
     out = capsys.readouterr().out
     assert "no lock is called PriceCash._lock, but 3 locks found no room in the recording" in out
     assert "did you mean" not in out
+
+
+def test_what_found_no_room_before_a_stretch_may_be_slow_in_it() -> None:
+    builder, _ = shop()
+    builder.lost[cb.SITES] = 3
+    before = profile(builder)
+    builder.stats[2].hold(9 * cb.MS)
+    builder.wait(builder.stats[2], "lock", LOOKUP, 60 * cb.MS)
+    builder.duration_ns += cb.SECOND
+    inside = subtract(profile(builder), before)
+    assert inside.lost["sites"] == 0
+    (verdict,) = judge(inside, [Limit.parse(MEASURES["wait-max"], "PriceCache._lock=50ms")])
+    assert "locks found no room in the recording" in verdict.problem
+    (verdict,) = judge(inside, [Limit.parse(MEASURES["wait-max"], "B._lock=50ms")])
+    assert verdict.problem.startswith("no lock is called B._lock, but locks or their names found no room")
+
+
+@pytest.mark.parametrize("section", [cb.THREADS, cb.CONTENDED, cb.NOTES])
+def test_a_deadlock_may_be_among_what_found_no_room(section: int, tmp_path: Path) -> None:
+    builder, _ = shop()
+    builder.lost[section] = 1
+    assert main(["check", str(save(tmp_path, builder)), "--no-deadlock"]) == 2
 
 
 def test_no_lost_names_what_was_lost_and_minds_no_ring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,14 @@ def test_number_of_threads_that_a_hold_made_wait(waiters: list[int], told: str) 
     assert findings(profile(builder))[0].endswith(told)
 
 
+def test_waits_that_gave_up_are_not_taken_for_threads() -> None:
+    builder = cb.CaptureBuilder(grown=True)
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.wait(site, "lock", [("h", "a.py", 3)], *[10 * cb.MS] * 3, timeouts=3)  # all of them by one thread
+    builder.blame(site, [("g", "a.py", 2)], 30 * cb.MS, waiters=3)
+    assert findings(profile(builder))[0].endswith("1 time while others wanted it and made threads wait 30 ms in all.")
+
+
 def test_much_gil_is_told() -> None:
     builder = cb.CaptureBuilder(grown=True)
     site = builder.site("_lock", ("f", "a.py", 1))

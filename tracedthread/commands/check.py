@@ -34,7 +34,7 @@ _HELP = {
     "hold-p99": "99 %% of the holds of these locks are at most so long (known to 12.5 %%)",
     "hold-max": "every hold of these locks is at most so long",
     "blame": "the time that others waited because of holds that these functions ended",
-    "contended": "the share of acquisitions that had to wait",
+    "contended": "the share of the attempts to take these locks that had to wait",
 }
 
 _EPILOG = """\
@@ -63,6 +63,14 @@ class _Answer(NamedTuple):
 
 # By urgency: the highest number is the exit status.
 _OUTCOMES = {"ok": 0, "EXCEEDED": EXCEEDED, "UNKNOWN": BAD_INPUT}
+
+
+# Sections of the recording without which a deadlock may have gone unseen.
+_TELL_OF_DEADLOCKS = {
+    "notes": "what a process notes about deadlocks",
+    "threads": "some of the threads",
+    "contended": "some of the locks that threads waited for",
+}
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -146,8 +154,9 @@ def _again(capture: Capture, file: str) -> Capture | None:
 
 def _no_deadlock(cycles: list[str], profile: Profile) -> _Answer:
     detail = [clean(cycle) for cycle in cycles]
-    if profile.lost.get("notes") and not detail:
-        detail = ["cannot be judged: what a process notes about deadlocks found no room in the recording"]
+    lost = [what for section, what in _TELL_OF_DEADLOCKS.items() if profile.lost.get(section)]
+    if lost and not detail:
+        detail = [f"cannot be judged: {what} found no room in the recording" for what in lost]
         return _Answer("--no-deadlock", "UNKNOWN", detail, "unknown")
     return _Answer("--no-deadlock", "EXCEEDED" if detail else "ok", detail, str(len(detail)))
 

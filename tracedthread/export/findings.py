@@ -109,6 +109,11 @@ def _by_place(rows: Iterable[_Row], plus: Callable[[_Row, Sequence[_Row]], _Row]
     return [replace(row, stack=row.stack[:1]) if len(row.stack) > 1 else row for row in sums]
 
 
+def knows_waiters(row: BlameRow, lock: LockRow) -> bool:
+    """Whether it can be told to a tenth how many threads waited at a time: one who gave up may have waited again."""
+    return 0 < row.holds >= 10 * lock.stats.gave_up
+
+
 def _name(lock: LockRow) -> str:
     return lock_phrase(lock.name, lock.created)
 
@@ -120,12 +125,12 @@ def _blame(row: BlameRow, lock: LockRow) -> str:
         text += f" {count(row.holds, 'time')} while others wanted it"
     gil_s = lock.own_gil_s + lock.gil_s
     gil = f"; {percent(gil_s, lock.wait_s)} of all waiting for it was the GIL" if gil_s else ""
-    return sentence(f"{text} and made {_waiters(row)}{gil}")
+    return sentence(f"{text} and made {_waiters(row, lock)}{gil}")
 
 
-def _waiters(row: BlameRow) -> str:
-    """Whom a row's holds made wait, for how long in all: `waiters` are those that still waited at the end of a hold."""
-    if not row.holds or row.waiters < row.holds:
+def _waiters(row: BlameRow, lock: LockRow) -> str:
+    """Whom a row's holds made wait, for how long in all."""
+    if row.waiters < row.holds or not knows_waiters(row, lock):
         return f"threads wait {duration(row.blame_s)} in all"
     if row.holds == 1:
         return f"{count(row.waiters, 'thread')} wait {duration(row.blame_s)}" + (" in all" if row.waiters > 1 else "")

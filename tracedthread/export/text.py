@@ -289,7 +289,7 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
         "wait max": lock.wait_max_s,
     }
     holds = {"hold": lock.hold_s, "hold p99": lock.hold_quantile_s(0.99), "hold max": lock.hold_max_s}
-    cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, _tries(lock)))}
+    cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, stats.attempts))}
     cells.update({name: Text(duration(value), style=heat(value)) for name, value in waits.items()})
     cells.update({name: Text(duration(value)) for name, value in holds.items()})
     cells["gil"] = Text(percent(lock.own_gil_s + lock.gil_s, lock.wait_s))
@@ -313,7 +313,3 @@ def _shares(lock: LockRow) -> str:
     parts["in holds that are not over"] = stats.wait_ticks - sum(parts.values())
     shares = ", ".join(f"{percent(part, stats.wait_ticks)} {what}" for what, part in parts.items() if part > 0)
     return f"Of the waiting for {clean(lock.name) or '(unnamed)'}: {shares}."
-
-
-def _tries(lock: LockRow) -> int:
-    return max(lock.stats.acquisitions, lock.stats.contended)

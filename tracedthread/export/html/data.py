@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tracedthread.capture import Frame
 from tracedthread.export.clean import clean
-from tracedthread.export.findings import blamed_by_place, summed_by_place
+from tracedthread.export.findings import blamed_by_place, knows_waiters, summed_by_place
 from tracedthread.export.html.timeline import timeline
 from tracedthread.export.html.tree import tree
 from tracedthread.export.sides import samples
@@ -88,7 +88,7 @@ def page_data(profile: Profile, limits: Limits) -> dict[str, Any]:
     totals, locks = profile.to_totals(), profile.locks
     data: dict[str, Any] = {
         "duration": profile.process.duration_s,
-        "totals": totals,
+        "totals": totals | {"attempts": profile.totals.attempts},
         "locks": [_lock(lock, names, limits) for lock in locks[: limits.locks]],
         "flames": [tree(samples(profile, waits=waits), names, limits.nodes) for waits in (False, True)],
         "timeline": timeline(profile, names, limits.events, limits.threads),
@@ -167,9 +167,11 @@ def _lock(lock: LockRow, names: Names, limits: Limits) -> dict[str, Any]:
             lock.handoff_s,
             lock.own_gil_s,
             stats.waiters,
+            stats.attempts,
         ],
         "blame": [
-            [names.frame(row.frame), row.holds, row.blame_s, row.max_s, row.waiters] for row in blame[: limits.places]
+            [names.frame(row.frame), row.holds, row.blame_s, row.max_s, row.waiters if knows_waiters(row, lock) else 0]
+            for row in blame[: limits.places]
         ],
         "waits": [[names.frame(row.frame), row.count, row.wait_s, row.max_s] for row in waits[: limits.places]],
         "more": [max(0, len(blame) - limits.places), max(0, len(waits) - limits.places)],

@@ -4,7 +4,7 @@ function cards() {
   const { totals } = data;
   const rows = [
     [duration(totals.wait_s), "waited for locks"],
-    [grouped(totals.contended), `of ${grouped(totals.acquisitions)} acquisitions had to wait`],
+    [grouped(totals.contended), `of ${grouped(totals.attempts)} attempts to take a lock had to wait`],
     [totals.blame_s ? percent(totals.blame_s, totals.wait_s) : "–", "of the waiting while the lock was held"],
     [percent(totals.own_gil_s + totals.gil_s, totals.wait_s), "of the waiting was for the GIL"],
     [duration(totals.resource_s), "waited for a permit or for room"],

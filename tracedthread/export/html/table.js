@@ -1,11 +1,11 @@
 // The table of locks: sorts, filters, and opens a row to show both sides of a lock.
 
 // The order is that of `numbers` in data.py.
-const [CREATED, ACQUIRED, CONTENDED, TIMEOUTS, WAIT, P50, P99, MAX, HOLD, HOLD_P99, HOLD_MAX, BLAME, OWNER_GIL, HANDOFF, OWN_GIL, WAITING] =
-  Array(16).keys();
+const [CREATED, ACQUIRED, CONTENDED, TIMEOUTS, WAIT, P50, P99, MAX, HOLD, HOLD_P99, HOLD_MAX, BLAME, OWNER_GIL, HANDOFF, OWN_GIL, WAITING, ATTEMPTS] =
+  Array(17).keys();
 
 const gilShare = (n) => (n[WAIT] ? (n[OWNER_GIL] + n[OWN_GIL]) / n[WAIT] : 0);
-const contendedShare = (n) => n[CONTENDED] / Math.max(1, n[ACQUIRED], n[CONTENDED]);
+const contendedShare = (n) => n[CONTENDED] / Math.max(1, n[ATTEMPTS]);
 const time = (at) => ({ value: (n) => n[at], show: (n) => duration(n[at]) });
 const COLUMNS = [
   { title: "acquired", value: (n) => n[ACQUIRED], show: (n) => grouped(n[ACQUIRED]) },
@@ -118,7 +118,7 @@ function lockRow(lock, zoomTo) {
 function lockDetails(lock, zoomTo) {
   const { numbers } = lock;
   const blame = lock.blame.map(([at, holds, blameS, maxS, waiters]) =>
-    place(blameS, at, holds ? `${count(holds, "hold")}, ${(waiters / holds).toFixed(1)} waiters at a time, at most ${duration(maxS)} by one` : ""),
+    place(blameS, at, holds ? `${count(holds, "hold")}, ${waiters ? `${(waiters / holds).toFixed(1)} waiters at a time, ` : ""}at most ${duration(maxS)} by one` : ""),
   );
   const waits = lock.waits.map(([at, waited, waitS, maxS]) => place(waitS, at, `${count(waited, "wait")}, at most ${duration(maxS)}`));
   const parts = shares(numbers[WAIT], numbers[BLAME], numbers[OWNER_GIL], numbers[HANDOFF], numbers[OWN_GIL]);
