@@ -89,10 +89,26 @@ class Histogram:
             below += count
         return max_ns
 
-    def bound_ns(self) -> float:
-        """A duration that none of these exceeds: the upper edge of the highest bucket in use; infinite for the last."""
+    def floor_ns(self) -> float:
+        """The longest of these is at least so long: the lower edge of the highest bucket in use."""
+        return float(max((lower_edge_ns(index) for index, count in enumerate(self.counts) if count), default=0))
+
+    def bound_ns(self, sum_ns: float) -> float:
+        """
+        A duration that none of these exceeds.
+
+        The upper edge of the highest bucket in use; or what the sum leaves for one if all others lasted no longer than the
+        lower edges of their buckets.
+
+        Args:
+            sum_ns: Of all durations, by a clock whose rate differs by less than 0.1 % from that of the buckets.
+        """
         highest = max((index for index, count in enumerate(self.counts) if count), default=-1)
-        return float("inf") if highest == BUCKETS - 1 else float(lower_edge_ns(highest + 1))
+        if highest < 0:
+            return 0.0
+        others_ns = sum(lower_edge_ns(index) * count for index, count in enumerate(self.counts)) - lower_edge_ns(highest)
+        upper = float("inf") if highest == BUCKETS - 1 else float(lower_edge_ns(highest + 1))
+        return min(upper, sum_ns - 0.999 * others_ns)
 
 
 EMPTY = Histogram()

@@ -81,7 +81,7 @@ class PoolRow:
         """What was counted after `before`; what is in progress is so at its end. Maxima are at most 12.5 % too high."""
         sums: dict[str, Any] = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         queue = self.queue - before.queue
-        bound = min(queue.bound_ns() * 1e-9 / self.tick_s, sums["queue_ticks"])
+        bound = queue.bound_ns(sums["queue_ticks"] * self.tick_s * 1e9) * 1e-9 / self.tick_s
         longest = max_since(self.queue_max_ticks, before.queue_max_ticks, bound)
         return replace(self, **sums, queue=queue, queue_max_ticks=longest)
 

@@ -275,7 +275,7 @@ def _read() -> tuple[Profile, tuple[Pending, ...]]:
 
 def _judge(profile: Profile, unfinished: tuple[Pending, ...], limits: list[Limit]) -> None:
     from tracedthread.export.clean import clean
-    from tracedthread.export.plain import amount, explain
+    from tracedthread.export.plain import amount, explain, measured
     from tracedthread.verdict import judge
 
     verdicts = judge(profile, limits, unfinished)
@@ -294,7 +294,7 @@ def _judge(profile: Profile, unfinished: tuple[Pending, ...], limits: list[Limit
     for verdict in verdicts:
         if verdict.exceeded:
             limit = verdict.limit
-            most, was = amount(limit, limit.most), amount(limit, verdict.readings[0].value)
+            most, was = amount(limit, limit.most), measured(verdict)
             lines.append(f"Test was limited to {most} as the {limit.measure} of {clean(limit.name)}, but it was {was}")
             lines += [f"  {line}" for line in explain(verdict, below=RUNNERS)]
     if lines:

@@ -72,6 +72,7 @@ class Stats:
         holds_untimed: Of the acquisitions, those whose hold is over and in no histogram: recording was paused in the
             middle of it, or the lock was dropped or reset while it was held.
         waiters, unended: Waits, and holds of the acquisitions, in progress when the counters were read.
+        hold_max_is_bound, wait_max_is_bound: The maximum is one that none exceeds, as a longer one came before.
     """
 
     created: int = 0
@@ -93,6 +94,8 @@ class Stats:
     unended: int = 0
     hold: Histogram = EMPTY
     wait: Histogram = EMPTY
+    hold_max_is_bound: bool = False
+    wait_max_is_bound: bool = False
 
     @property
     def attempts(self) -> int:
@@ -117,21 +120,23 @@ class Stats:
             unended=self.unended + other.unended,
             hold=self.hold + other.hold,
             wait=self.wait + other.wait,
+            hold_max_is_bound=max(self, other, key=lambda one: one.hold_max_ticks).hold_max_is_bound,
+            wait_max_is_bound=max(self, other, key=lambda one: one.wait_max_ticks).wait_max_is_bound,
         )
 
     def since(self, before: Stats, tick_s: float) -> Stats:
         """
         What was counted after `before`.
 
-        Counts, sums and histograms are exact. A maximum is exact if it grew; else it is the upper edge of the highest
-        bucket that grew, too high by at most 12.5 %. `created` counts every lock that existed at some time since then.
+        Counts, sums and histograms are exact. A maximum is exact if it grew, or is of one alone; else it may be
+        too high, by at most 12.5 %. `created` counts every lock that existed at some time since then.
         What is in progress is so at the end, whenever it began.
         """
         sums = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         sums["created"] = max(0, self.created - before.destroyed)
         hold, wait = self.hold - before.hold, self.wait - before.wait
-        hold_bound = min(hold.bound_ns() * 1e-9 / tick_s, sums["hold_ticks"])
-        wait_bound = min(wait.bound_ns() * 1e-9 / tick_s, sums["wait_ticks"])
+        hold_bound = hold.bound_ns(sums["hold_ticks"] * tick_s * 1e9) * 1e-9 / tick_s
+        wait_bound = wait.bound_ns(sums["wait_ticks"] * tick_s * 1e9) * 1e-9 / tick_s
         return Stats(
             **sums,
             hold_max_ticks=max_since(self.hold_max_ticks, before.hold_max_ticks, hold_bound),
@@ -140,6 +145,9 @@ class Stats:
             unended=self.unended,
             hold=hold,
             wait=wait,
+            # Of one alone, the sum is the maximum.
+            hold_max_is_bound=sum(hold.counts) > 1 and self.hold_max_ticks <= before.hold_max_ticks,
+            wait_max_is_bound=sum(wait.counts) > 1 and self.wait_max_ticks <= before.wait_max_ticks,
         )
 
 

@@ -33,6 +33,8 @@ class Reading:
         blame: Of the lock, or of the function, worst first.
         pending: Waits for the lock, and holds of it, that had not ended.
         is_minimum: The value is at least so large: it is that of a killed process, in which something went on.
+        least: The value is at least so large; smaller than the value itself where that is only known to a bucket of the
+            histogram, as the longest of all came before the profile.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Reading:
     blame: tuple[BlameRow, ...]
     pending: tuple[Pending, ...] = ()
     is_minimum: bool = False
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,12 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
                 f"a {limit.measure.of} of {lock.name} was in progress when the process was killed, and how long it "
                 "lasted is not known"
             )
+        if readings[-1].least <= limit.most < readings[-1].value:
+            least, value = (f"{bound * 1e3:.3g} ms" for bound in (readings[-1].least, readings[-1].value))
+            problems.append(
+                f"the longest {limit.measure.of} of {lock.name} was between {least} and {value}; which is not known, "
+                "because a longer one came before"
+            )
         if limit.measure.of == "hold" and (number := lock.stats.holds_untimed):
             notes.append(
                 f"{number:,} hold{'' if number == 1 else 's'} of {lock.name}, how long is not known: recording was "
@@ -161,7 +170,10 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
         quantile_s = lock.wait_quantile_s if measure.of == "wait" else lock.hold_quantile_s
         value = quantile_s(measure.percentile / 100)
     minimum = any(one.is_minimum and one.of == measure.of for one in pending)
-    return Reading(lock.name, lock.created, value, value > limit.most, lock, lock.blame, pending, minimum)
+    least = value
+    if measure.percentile == 100 and (stats.wait_max_is_bound if measure.of == "wait" else stats.hold_max_is_bound):
+        least = (stats.wait if measure.of == "wait" else stats.hold).floor_ns() * 1e-9
+    return Reading(lock.name, lock.created, value, least > limit.most, lock, lock.blame, pending, minimum, least)
 
 
 def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
@@ -175,6 +187,7 @@ def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
                 contended=stats.contended + 1,
                 wait_ticks=stats.wait_ticks + ticks,
                 wait_max_ticks=max(stats.wait_max_ticks, ticks),
+                wait_max_is_bound=stats.wait_max_is_bound and ticks < stats.wait_max_ticks,
                 wait=stats.wait.with_one(ns),
             )
         else:
@@ -182,6 +195,7 @@ def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
                 stats,
                 hold_ticks=stats.hold_ticks + ticks,
                 hold_max_ticks=max(stats.hold_max_ticks, ticks),
+                hold_max_is_bound=stats.hold_max_is_bound and ticks < stats.hold_max_ticks,
                 hold=stats.hold.with_one(ns),
             )
     return stats

@@ -10,6 +10,7 @@ import pytest
 
 from tracedthread.__main__ import main
 from tracedthread.capture import Capture
+from tracedthread.export.plain import explain
 from tracedthread.limits import MEASURES, Limit, parse_duration, parse_share, selected
 from tracedthread.profile import Profile, subtract
 from tracedthread.unfinished import pending
@@ -272,6 +273,41 @@ def test_a_lock_that_found_no_room_is_not_taken_for_a_slip(tmp_path: Path, capsy
     out = capsys.readouterr().out
     assert "no lock is called PriceCash._lock, but 3 locks found no room in the recording" in out
     assert "did you mean" not in out
+
+
+@pytest.mark.parametrize(
+    ("most", "exceeded", "unknown"), [("27ms", True, False), ("28ms", False, True), ("30ms", False, False)]
+)
+@pytest.mark.parametrize("of", ["wait", "hold"])
+def test_a_maximum_that_is_known_to_a_bucket_is_judged_beyond_its_edges(
+    of: str, most: str, exceeded: bool, unknown: bool
+) -> None:
+    """The bucket is from 27.3 ms to 29.4 ms."""
+    builder, lock = shop()
+    lock.hold(100 * cb.MS)
+    builder.wait(lock, "lock", LOOKUP, 100 * cb.MS)
+    before = profile(builder)
+    lock.hold(29 * cb.MS, times=2)
+    builder.wait(lock, "lock", LOOKUP, 29 * cb.MS, 29 * cb.MS)
+    builder.duration_ns += cb.SECOND
+    limit = Limit.parse(MEASURES[f"{of}-max"], f"PriceCache._lock={most}")
+    (verdict,) = judge(subtract(profile(builder), before), [limit])
+    assert (bool(verdict.exceeded), bool(verdict.problem)) == (exceeded, unknown)
+    if unknown:
+        assert f"the longest {of} of PriceCache._lock was between 27.3 ms and 29.4 ms" in verdict.problem
+    if exceeded:
+        assert f"longest {of} was at most 29.4 ms, the limit is 27.0 ms" in explain(verdict)[0]
+
+
+def test_of_a_single_hold_after_a_longer_one_the_length_is_known() -> None:
+    builder, lock = shop()
+    lock.hold(100 * cb.MS)
+    before = profile(builder)
+    lock.hold(29 * cb.MS)
+    builder.duration_ns += cb.SECOND
+    limits = [Limit.parse(MEASURES["hold-max"], f"PriceCache._lock={most}") for most in ("28.9ms", "29ms")]
+    above, kept = judge(subtract(profile(builder), before), limits)
+    assert (bool(above.exceeded), bool(kept.exceeded), above.problem, kept.problem) == (True, False, "", "")
 
 
 def test_what_found_no_room_before_a_stretch_may_be_slow_in_it() -> None:

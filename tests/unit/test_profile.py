@@ -377,6 +377,17 @@ def test_quantiles_that_are_no_binary_fractions_take_the_rank_they_mean(percenti
     assert Histogram(tuple(counts)).quantile_ns(percentile / 100, 1e9) <= 1024
 
 
+@given(st.lists(st.integers(0, 2**42), min_size=1, max_size=20))
+def test_no_duration_exceeds_the_bound_and_of_one_it_is_the_bound(durations: list[int]) -> None:
+    histogram = Histogram()
+    for ns in durations:
+        histogram = histogram.with_one(ns)
+    bound = histogram.bound_ns(sum(durations))
+    assert max(durations) <= bound
+    assert len(durations) > 1 or bound == durations[0]
+    assert histogram.floor_ns() <= max(durations)
+
+
 def test_quantile_of_the_longest_waits_is_their_maximum() -> None:
     counts = [0] * 303 + [3]
     assert Histogram(tuple(counts)).quantile_ns(0.5, 5e12) == 5e12
@@ -411,7 +422,9 @@ def test_difference_is_exact() -> None:
     assert between.to_dict()["process"]["started"] == "2026-11-22T16:00:01.123456Z"
     assert between.lost["stacks"] == 0
     mine, expected = between.locks[0].stats, alone.locks[0].stats
-    assert replace(mine, hold_max_ticks=0, wait_max_ticks=0) == replace(expected, hold_max_ticks=0, wait_max_ticks=0)
+    assert (mine.hold_max_is_bound, mine.wait_max_is_bound) == (True, True)
+    unlike = {"hold_max_ticks": 0, "wait_max_ticks": 0, "hold_max_is_bound": False, "wait_max_is_bound": False}
+    assert replace(mine, **unlike) == replace(expected, **unlike)
     # The maxima of before are higher: what is left is the bucket's edge.
     assert expected.hold_max_ticks <= mine.hold_max_ticks <= 1.125 * expected.hold_max_ticks
     assert expected.wait_max_ticks <= mine.wait_max_ticks <= 1.125 * expected.wait_max_ticks

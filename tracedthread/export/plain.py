@@ -36,7 +36,7 @@ def explain(verdict: Verdict, *, below: tuple[str, ...] = ()) -> list[str]:
         place = f" ({reading.place.file}:{reading.place.line})" if reading.place.line else ""
         lines.append(
             clean(
-                f"{reading.name or '(unnamed)'}{place}: {limit.measure} was {'at least ' if reading.is_minimum else ''}"
+                f"{reading.name or '(unnamed)'}{place}: {limit.measure} was {_how_known(reading)}"
                 f"{amount(limit, reading.value)}, "
                 f"the limit is {amount(limit, limit.most)}"
             )
@@ -57,7 +57,11 @@ def measured(verdict: Verdict) -> str:
         return "nobody" if not verdict.problem else "unknown"
     worst = verdict.readings[0]
     among = f", the worst of {len(verdict.readings)}" if len(verdict.readings) > 1 else ""
-    return f"{'at least ' if worst.is_minimum else ''}{amount(verdict.limit, worst.value)}{among}"
+    return f"{_how_known(worst)}{amount(verdict.limit, worst.value)}{among}"
+
+
+def _how_known(reading: Reading) -> str:
+    return "at least " if reading.is_minimum else "at most " if reading.least < reading.value else ""
 
 
 def _evidence(reading: Reading, below: tuple[str, ...]) -> Iterator[str]:
