@@ -11,12 +11,12 @@ typedef struct tt_sizes {
 } tt_sizes;
 
 // Maps the process's capture: a new file at `path` (0600, never through a symlink, never over an existing one unless
-// `force`), or a memfd when `path` is NULL. At most one per process; in a forked child, which has a private one, it is
-// used from tt_capture_move on. Returns 0, or -1 with a one-line reason in tt_capture_error().
+// `force`), or a memfd when `path` is NULL. At most one per process, and one more in a forked child, which has a private one.
+// Needs no interpreter lock: it is used from tt_capture_move on. Returns 0, or -1 with a one-line reason in tt_capture_error().
 int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const char *program, const char *python);
 const char *tt_capture_error(void);
 
-// The mapped capture, NULL before tt_capture_open, and its length in bytes.
+// The mapped capture, NULL before the first tt_capture_move, and its length in bytes.
 const void *tt_capture_base(void);
 uint64_t tt_capture_size(void);
 // A descriptor of the memfd behind it, -1 when there is none. It is not to be closed.

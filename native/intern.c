@@ -37,6 +37,7 @@ static int make(table *t, uint64_t records)
     uint32_t slots = 64;
     while (slots < 2 * records) slots *= 2;
     t->mask = slots - 1;
+    free(t->slots);   // of an attempt that failed
     t->slots = calloc(slots, sizeof(slot));
     return t->slots ? 0 : -1;
 }
@@ -71,7 +72,7 @@ uint32_t tt_intern_text(const char *text, uint32_t length)
 {
     static uint32_t count;
     if (length == 0) return 0;
-    if (length > 1024) length = 1024;   // a name that long is generated; its beginning tells enough
+    if (length > TT_TEXT_MAX) length = TT_TEXT_MAX;
     uint32_t hash = 2166136261u;        // FNV-1a, RFC 9923
     for (uint32_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)text[i]) * 16777619u;
     slot *s = find(&strings, hash, same_text, &(text_key){text, length});

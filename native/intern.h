@@ -7,6 +7,9 @@
 #include <stdbool.h>
 #include "segment.h"
 
+// Bytes of a text that are kept: a longer name is generated, and its beginning tells enough.
+enum { TT_TEXT_MAX = 1024 };
+
 // Makes the tables for sections of these capacities. -1: no memory.
 int tt_intern_init(const tt_section *sections);
 // Forgets the ids of records that count (cells), after a clone that started them at zero.

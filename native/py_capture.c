@@ -15,7 +15,7 @@ static PyObject *set_recording(PyObject *Py_UNUSED(module), PyObject *on)
 
 PyDoc_STRVAR(move_capture_doc,
 "move_capture($module, /)\n--\n\n"
-"In a forked child, go on in what tt_capture_open has mapped. False if that fails: see tt_capture_error.");
+"Begin, or in a forked child go on, in what tt_capture_open has mapped. False if that fails: see tt_capture_error.");
 
 static PyObject *move_capture(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {

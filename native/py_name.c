@@ -1,6 +1,7 @@
 #include "py_name.h"
 #include <string.h>
 #include "py_site.h"
+#include "py_text.h"
 #include "thread.h"
 
 static PyObject *name_key, *target_key;
@@ -15,24 +16,12 @@ int tt_py_name_init(void)
     return name_key && target_key ? 0 : -1;
 }
 
-// utf-8, cut before the character that does not fit.
 static void copy_utf8(char *to, size_t room, PyObject *text)
 {
-    Py_ssize_t length = 0;
-    const char *utf8 = PyUnicode_AsUTF8AndSize(text, &length);
-    PyObject *bytes = NULL;
-    if (!utf8) {   // lone surrogates
-        PyErr_Clear();
-        bytes = PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
-        utf8 = bytes ? PyBytes_AS_STRING(bytes) : "";
-        length = bytes ? PyBytes_GET_SIZE(bytes) : 0;
-        PyErr_Clear();
-    }
-    size_t fits = (size_t)length < room ? (size_t)length : room - 1;
-    while (fits < (size_t)length && fits && ((unsigned char)utf8[fits] & 0xc0) == 0x80) fits--;
-    for (size_t i = 0; i < fits; i++) to[i] = utf8[i] ? utf8[i] : '?';   // a null character would end it
-    to[fits] = 0;
-    Py_XDECREF(bytes);
+    size_t length = tt_py_utf8(to, room - 1, text);
+    for (size_t i = 0; i < length; i++)
+        if (!to[i]) to[i] = '?';   // a null character would end it
+    to[length] = 0;
 }
 
 static PyObject *thread_of(PyObject *function)

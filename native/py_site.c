@@ -6,6 +6,7 @@
 #include "py_lock.h"
 #include "py_pool.h"
 #include "py_stack.h"
+#include "py_text.h"
 #include "segment.h"
 
 enum { SITE_CACHE = 1024 };
@@ -41,15 +42,8 @@ PyObject *tt_py_site_configure(PyObject *Py_UNUSED(module), PyObject *args, PyOb
 
 uint32_t tt_py_text(PyObject *text)
 {
-    Py_ssize_t length;
-    const char *utf8 = text && PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &length) : NULL;
-    if (utf8) return tt_intern_text(utf8, length < UINT32_MAX ? (uint32_t)length : UINT32_MAX);
-    PyErr_Clear();   // lone surrogates: os.fsdecode makes them of undecodable file names
-    PyObject *bytes = text && PyUnicode_Check(text) ? PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace") : NULL;
-    uint32_t id = bytes ? tt_intern_text(PyBytes_AS_STRING(bytes), (uint32_t)PyBytes_GET_SIZE(bytes)) : 0;
-    Py_XDECREF(bytes);
-    PyErr_Clear();
-    return id;
+    char utf8[TT_TEXT_MAX];
+    return text && PyUnicode_Check(text) ? tt_intern_text(utf8, (uint32_t)tt_py_utf8(utf8, sizeof utf8, text)) : 0;
 }
 
 // `inner` is the outermost of the hidden frames between the creating function and the lock, or NULL.

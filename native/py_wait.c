@@ -36,7 +36,7 @@ static uint32_t look_at_holder(tt_lock *l)
 static int run_handlers(tt_lock *l, tt_waiter *w)
 {
     uint32_t epoch = tt_fork_epoch, stack = w->recorded ? look_at_holder(l) : 0;
-    if (tt_lock_claim(l, w)) return 1;   // looking can run Python code after all (3.11 collects garbage)
+    if (tt_lock_claim(l, w)) return 1;   // should looking have run Python code, as raising did on 3.11
     bool was_first = l->queue->first == w;
     tt_lock_leave(l, w);
     if (w->recorded) tt_py_carry_note_holder(&w->wait);
@@ -117,7 +117,7 @@ int tt_py_acquire_slow(PyObject *self, tt_lock *l, enum tt_lock_type type, int64
         PyErr_NoMemory();
         return -1;
     }
-    if (tt_lock_try(l)) {   // taking the stack can run Python code after all (3.11 collects garbage), and that release it
+    if (tt_lock_try(l)) {   // should what we looked at have run Python code, and that released it
         tt_waiter_free(w);
         return 1;
     }

@@ -23,7 +23,8 @@ uint32_t tt_fork_epoch = 1;
 bool tt_process_ending;
 
 static bool has_recorded;   // ever: what was before is no pause
-static uint8_t *next_mapping;   // of a forked child, until tt_capture_move
+static uint8_t *next_mapping;   // opened, until tt_capture_move; it has a header with its size
+static bool lost_at_fork;       // the ids that locks and code objects have are of a capture that is gone
 
 static char error_text[256];
 
@@ -116,7 +117,7 @@ static void start_sections(tt_section *sections, uint8_t *base)
     sections[TT_POOLS].used = 1;
 }
 
-// All but `base`, which says that there is a capture and is stored last: other threads make locks meanwhile.
+// All but `base`, which says that there is a capture and is stored last.
 static void point_into(uint8_t *base, uint64_t size)
 {
     tt_section *s = (tt_section *)(base + sizeof(tt_header));
@@ -311,13 +312,26 @@ static uint8_t *map_private(uint64_t size)
     return base == MAP_FAILED ? NULL : base;
 }
 
+static void drop_next_mapping(void)
+{
+    if (next_mapping) munmap(next_mapping, ((tt_header *)next_mapping)->size);
+    next_mapping = NULL;
+}
+
 // Nothing starts over, for threads may have been started, and wait, meanwhile.
 int tt_capture_move(void)
 {
-    const tt_segment *g = &tt_the_segment;
+    tt_segment *g = &tt_the_segment;
     uint8_t *fresh = next_mapping;
     if (!fresh) return 0;
     next_mapping = NULL;
+    if (!g->base) {
+        start_process((tt_header *)fresh);
+        point_into(fresh, ((tt_header *)fresh)->size);
+        g->sites[TT_SITE_OTHER].name = tt_intern_text("(other)", 7);
+        __atomic_store_n(&g->base, fresh, __ATOMIC_RELEASE);
+        return 0;
+    }
     memcpy(fresh, g->base, g->sections[0].offset);
     for (int id = 0; id < TT_SECTIONS; id++) {
         const tt_section *s = &g->sections[id];
@@ -337,8 +351,7 @@ static void after_fork_in_child(void)
     tt_fork_epoch++;
     tt_process_ending = false;
     tt_handles_after_fork();
-    if (next_mapping) munmap(next_mapping, tt_the_segment.size);   // a parent's
-    next_mapping = NULL;
+    drop_next_mapping();   // a parent's
     if (!tt_the_segment.base) return;
     uint8_t *fresh = map_shared(NULL, 0, tt_the_segment.size);
     if (!fresh) fresh = map_private(tt_the_segment.size);   // no descriptor is free
@@ -350,6 +363,7 @@ static void after_fork_in_child(void)
         mmap(tt_the_segment.base, tt_the_segment.size, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
         tt_the_segment.base = NULL;
+        lost_at_fork = true;
         return;
     }
     tt_the_segment.header->generation++;
@@ -360,24 +374,21 @@ int tt_capture_open(const char *path, int force, const tt_sizes *sizes, const ch
 {
     tt_segment *g = &tt_the_segment;
     if (g->base && (g->header->generation == 0 || !path)) return fail("a capture is already open");
+    if (lost_at_fork) return fail("there was no memory for this process's recording when it was forked");
     tt_section sections[TT_SECTIONS];
     uint64_t size = g->base ? g->size : plan(sizes, sections);
     tt_clock_init();
+    if (tt_fork_watch() < 0) return fail("cannot register the fork handler");
     if (!g->base && (tt_intern_init(sections) < 0 || tt_threads_init(sections[TT_THREADS].capacity) < 0))
         return fail("not enough memory");
     uint8_t *fresh = map_shared(path, force, size);
     if (!fresh) return -1;
-    if (g->base) {
-        if (next_mapping) munmap(next_mapping, size);
-        next_mapping = fresh;
-        return 0;
-    }
-    start_header(fresh, size, sections, program, python);
-    start_process((tt_header *)fresh);
-    point_into(fresh, size);
-    g->sites[TT_SITE_OTHER].name = tt_intern_text("(other)", 7);
-    if (tt_fork_watch() < 0) return fail("cannot register the fork handler");
-    __atomic_store_n(&g->base, fresh, __ATOMIC_RELEASE);
+    drop_next_mapping();
+    if (g->base)
+        ((tt_header *)fresh)->size = size;
+    else
+        start_header(fresh, size, sections, program, python);
+    next_mapping = fresh;
     return 0;
 }
 

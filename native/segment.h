@@ -9,7 +9,7 @@
 #include "capture.h"
 
 typedef struct tt_segment {
-    uint8_t *base;   // NULL before tt_capture_open
+    uint8_t *base;   // NULL before the first tt_capture_move
     uint64_t size;
     tt_header *header;
     tt_section *sections;
@@ -46,7 +46,7 @@ int tt_fork_watch(void);
 // Starts or stops counting. Locks work either way. Holds in progress at a change are not timed, and of waits only what
 // somebody has been blamed for already is counted.
 void tt_recording_set(bool on);
-// In a forked child: goes on in what tt_capture_open has mapped since, if it has. -1: see tt_capture_error.
+// Begins, or in a forked child goes on, in what tt_capture_open has mapped, if it has. -1: see tt_capture_error.
 int tt_capture_move(void);
 // Reads the three clocks into header.last.
 void tt_capture_anchor(void);

@@ -73,6 +73,7 @@ static void ends_unseen(void *any)
 int tt_threads_init(uint64_t capacity)
 {
     if (!has_key) has_key = pthread_key_create(&at_end, ends_unseen) == 0;
+    free(states);   // of an attempt that failed
     states = calloc(capacity, sizeof *states);
     return states && has_key ? 0 : -1;
 }

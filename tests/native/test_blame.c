@@ -509,7 +509,7 @@ int main(int argc, char **argv)
     unsigned seeds = argc > 1 ? (unsigned)atol(argv[1]) : 20, first = argc > 2 ? (unsigned)atol(argv[2]) : 1;
     rounds = argc > 3 ? atoi(argv[3]) : 20;
     const tt_sizes sizes = {.sites = 4096, .blame = 65536};
-    CHECK(tt_capture_open(NULL, 0, &sizes, "test_blame", "0") == 0);
+    CHECK(tt_capture_open(NULL, 0, &sizes, "test_blame", "0") == 0 && tt_capture_move() == 0);
     tt_recording_set(1);
     for (uint32_t i = 0; i < MAX_THREADS; i++) {
         uint32_t frame = tt_intern_frame(0, 0, i + 1);

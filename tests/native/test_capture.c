@@ -138,7 +138,7 @@ static void test_files(const char *folder)
     CHECK(tt_capture_open(path, 0, NULL, "t", "0") == -1 && stat(path, &st) == 0 && st.st_size == 8);
     CHECK(tt_capture_open(folder, 1, NULL, "t", "0") == -1 && strstr(tt_capture_error(), "not a regular file"));
     umask(0);
-    CHECK(tt_capture_open(path, 1, NULL, "t", "0") == 0);
+    CHECK(tt_capture_open(path, 1, NULL, "t", "0") == 0 && tt_capture_move() == 0);
     CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600 && (uint64_t)st.st_size == tt_capture_size());
 }
 
@@ -197,7 +197,7 @@ int main(int argc, char **argv)
         return 0;
     }
     const tt_sizes small = {.strings = 4096, .frames = 64, .stacks = 64, .sites = 32, .cells = 64, .threads = 16, .events = 32};
-    CHECK(tt_capture_open(NULL, 0, &small, "test_capture", "0") == 0);
+    CHECK(tt_capture_open(NULL, 0, &small, "test_capture", "0") == 0 && tt_capture_move() == 0);
     tt_recording_set(1);
     test_histogram_edges();
     test_ticks_run_with_the_monotonic_clock();

@@ -207,7 +207,7 @@ int main(void)
     what_has_no_room_is_counted();
     numbers_start_over_without_zero();
     a_forked_child_lets_go_of_what_its_parent_had();
-    CHECK(tt_capture_open(NULL, 0, NULL, "test_carry", "") == 0);
+    CHECK(tt_capture_open(NULL, 0, NULL, "test_carry", "") == 0 && tt_capture_move() == 0);
     tt_recording_set(1);
     tt_event_threshold_set(0);
     tt_carry_note = note;

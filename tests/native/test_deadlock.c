@@ -278,7 +278,7 @@ int main(void)
 {
     alarm(60);
     CHECK(tt_deadlock_watch_begin().next_ns == -1 && tt_deadlock_of(0) == 0);   // no capture yet
-    CHECK(tt_capture_open(NULL, 0, NULL, "test_deadlock", "0") == 0);
+    CHECK(tt_capture_open(NULL, 0, NULL, "test_deadlock", "0") == 0 && tt_capture_move() == 0);
     tt_recording_set(1);
     me = tt_thread_current_index();
     CHECK(me == 1);

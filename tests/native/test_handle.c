@@ -1,6 +1,7 @@
 // The handle by many joiners: each thread is joined once and waited for by all, whoever lets go of it first, and in a fork's child.
 #define _GNU_SOURCE
 #include "handle.h"
+#include "segment.h"
 #include <sched.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -379,7 +380,7 @@ int main(int argc, char **argv)
 {
     alarm(300);
     rounds = argc > 1 ? atol(argv[1]) : 1000;
-    CHECK(tt_capture_open(NULL, 0, NULL, "test_handle", "0") == 0);   // which watches for forks
+    CHECK(tt_capture_open(NULL, 0, NULL, "test_handle", "0") == 0 && tt_capture_move() == 0);   // which watches for forks
     test_a_handle_goes_from_not_started_to_done();
     test_a_start_that_failed_is_done_and_has_no_thread();
     test_many_joiners_of_one_thread_all_come_back();

@@ -380,7 +380,7 @@ int main(int argc, char **argv)
     operations = argc > 1 ? atol(argv[1]) : 1000000;
     tt_clock_init();
     if (argc > 2) tt_the_clock = (tt_clock){.ns_per_tick = (uint64_t)1 << 32, .ns_per_tick_double = 1};   // not the TSC
-    CHECK(tt_capture_open(NULL, 0, NULL, "test_lock", "0") == 0);
+    CHECK(tt_capture_open(NULL, 0, NULL, "test_lock", "0") == 0 && tt_capture_move() == 0);
     tt_recording_set(1);
     tt_site site = {.name = tt_intern_text("lock", 4)};
     lock.site = tt_intern_site(&site);

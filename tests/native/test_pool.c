@@ -172,7 +172,7 @@ static void what_finds_no_room_is_counted_elsewhere(void)
 int main(void)
 {
     tt_sizes sizes = {.pools = 16};
-    CHECK(tt_capture_open(NULL, 0, &sizes, "test", "none") == 0);
+    CHECK(tt_capture_open(NULL, 0, &sizes, "test", "none") == 0 && tt_capture_move() == 0);
     tt_recording_set(true);
     names_that_are_numbers_are_one();
     a_task_outlives_its_executor();

@@ -402,7 +402,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < LIVING; i++) sem_init(&gates[i], 0, 0);
     take_gil();
     CHECK(tt_thread_announce(0, 0, "") == 0);   // no capture yet
-    CHECK(tt_capture_open(NULL, 0, &small, "test_thread", "0") == 0);
+    CHECK(tt_capture_open(NULL, 0, &small, "test_thread", "0") == 0 && tt_capture_move() == 0);
     tt_recording_set(1);
     test_the_first_contact_of_a_thread_makes_its_record();
     test_the_life_of_a_thread_is_in_its_record();

@@ -207,6 +207,22 @@ def test_seccomp_that_refuses_memfd_create(errno: int) -> None:
     assert os.strerror(errno) in reason
 
 
+def test_patching_that_is_refused_again_and_again_takes_no_memory(tmp_path: Path) -> None:
+    """Each try left the hash tables behind, 1.5 MiB."""
+    (tmp_path / "app.ttc").touch()
+    code = """
+import resource, tracedthread
+def used(): return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+assert not tracedthread.patch(path="app.ttc")
+before = used()
+for _ in range(50): assert not tracedthread.patch(path="app.ttc")
+assert used() - before < 20 << 20, used() - before
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=LIMIT_S, stderr=subprocess.DEVNULL)
+
+
 def test_an_address_space_too_small() -> None:
     declines(
         before="""

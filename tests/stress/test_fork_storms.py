@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -270,3 +273,47 @@ PARENT_GOES_ON = """
 def test_a_child_knows_what_its_parent_knew_at_the_fork_and_no_more() -> None:
     forks = 400 if FULL else 60
     run(f"    import tracedthread\n    forks = {forks}\n" + PARENT_GOES_ON)
+
+
+LOST_AT_FORK = """
+    tracedthread.patch()
+    makers = []
+    for n in range(300):
+        space = {}
+        source = "import threading\\ndef make():\\n return threading.Lock()"
+        exec(compile("\\n" * n + source, f"/srv/app/module_{n}.py", "exec"), space)
+        makers.append(space["make"])
+        makers[-1]()
+    used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 20), limits[1]))
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        tracedthread.unpatch()
+        assert not tracedthread.patch(capture_bytes=256 << 10)     # it says so
+        with tracedthread.record() as rec:
+            for lock in [make() for make in makers for _ in range(2)]:
+                with lock: pass
+        assert rec.profile is None
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if makers[0]().acquire() else 1)
+        os._exit(os.waitpid(pid, 0)[1])
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_a_child_that_had_no_room_for_its_recording_makes_no_other() -> None:
+    """The ids that locks and code objects have are of the parent's."""
+    code = "import os, resource, tracedthread\n" + textwrap.dedent(LOST_AT_FORK)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    reason = "tracedthread: not recording: there was no memory for this process's recording when it was forked\n"
+    assert (done.returncode, done.stdout, set(done.stderr.splitlines(True))) == (0, "", {reason})

@@ -125,6 +125,33 @@ def test_stack_of_a_holder_that_died_at_exit_is_not_walked(tmp_path: Path) -> No
     ]
 
 
+def test_the_holder_that_is_looked_at_does_not_go_on_meanwhile() -> None:
+    """On 3.11 the name of its file made an exception, that collected garbage, and this let the holder go on and end."""
+    run("""
+    space, started, go = {}, stock.allocate_lock(), stock.allocate_lock()
+    started.acquire(); go.acquire()
+    source = "def hold(n):\\n if n: return hold(n - 1)\\n with lock: started.release(); go.acquire()\\n"
+    exec(compile(source, "/srv/\\udcff.py", "exec"), space)
+    space |= {"lock": threading.Lock(), "started": started, "go": go}
+    class Garbage:
+        def __init__(self): self.me = self
+        def __del__(self):
+            gc.disable()
+            go.release()
+            time.sleep(0.3)
+            self.junk = [bytes([255]) * 16000 for _ in range(50)]
+    gc.collect()
+    _thread.start_new_thread(space["hold"], (50,))
+    started.acquire()
+    gc.disable()
+    Garbage()
+    gc.set_threshold(1, 1, 1)
+    gc.enable()
+    space["lock"].acquire(True, 0.5)
+    gc.collect()
+    """)
+
+
 def test_thread_is_not_shown_as_waiting_while_its_signal_handler_runs() -> None:
     run("""
     from tracedthread.capture import Capture
