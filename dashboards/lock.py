@@ -37,7 +37,7 @@ def build() -> dashboard.Dashboard:
         ),
         number(
             "Waits an acquisition",
-            "More than one in five: make the holds shorter, or use several locks instead of one. Waits that gave up count, too.",
+            "More than one in five: make the holds shorter, or use several locks. Waits that gave up count, too.",
             f"{rate(names.CONTENTIONS, chosen=ONE_LOCK)} / {rate(names.ACQUISITIONS, chosen=ONE_LOCK)}",
             unit="percentunit",
             red=0.2,

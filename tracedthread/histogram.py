@@ -97,8 +97,8 @@ class Histogram:
         """
         A duration that none of these exceeds.
 
-        The upper edge of the highest bucket in use; or what the sum leaves for one if all others lasted no longer than the
-        lower edges of their buckets.
+        The upper edge of the highest bucket in use, or what the sum leaves for one if all others lasted no longer than
+        the lower edges of their buckets.
 
         Args:
             sum_ns: Of all durations, by a clock whose rate differs by less than 0.1 % from that of the buckets.
@@ -106,9 +106,9 @@ class Histogram:
         highest = max((index for index, count in enumerate(self.counts) if count), default=-1)
         if highest < 0:
             return 0.0
-        others_ns = sum(lower_edge_ns(index) * count for index, count in enumerate(self.counts)) - lower_edge_ns(highest)
         upper = float("inf") if highest == BUCKETS - 1 else float(lower_edge_ns(highest + 1))
-        return min(upper, sum_ns - 0.999 * others_ns)
+        at_least_ns = sum(lower_edge_ns(index) * count for index, count in enumerate(self.counts))
+        return min(upper, sum_ns - 0.999 * (at_least_ns - lower_edge_ns(highest)))
 
 
 EMPTY = Histogram()

@@ -33,8 +33,8 @@ class Measure:
     What a limit is about.
 
     Args:
-        of: `wait`, `hold`, `contended` (the share of attempts to take it that had to wait) or `blame` (of a function: the time
-            that others waited because of its holds).
+        of: `wait`, `hold`, `contended` (the share of the attempts to take it that had to wait) or `blame` (of a
+            function: the time that others waited because of its holds).
         percentile: 0 < percentile <= 100 of the waits or holds, 100 being the longest; None for their sum.
     """
 

@@ -19,10 +19,10 @@ class Hold:
 
     Args:
         thread: Key of the holder's ThreadRow.
-        is_exact: The start is known, because the holder had waited itself and the next waiter waited already, so that it
-            is this hold; should the holder have given the lock back and taken it again before that one could, it is
-            shown as one hold. Else it began at this time or before, unless another thread, of which there is no event,
-            had the lock in between.
+        is_exact: The start is known, because the holder had waited itself and the next waiter waited already, so that
+            it is this hold; should the holder have given the lock back and taken it again before that one could, it
+            is shown as one hold. Else it began at this time or before, unless another thread, of which there is no
+            event, had the lock in between.
         release_stack: Where it ended; empty if it is not known to have ended.
         woken: The waits that its release ended, by their place in the events.
     """

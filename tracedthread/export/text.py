@@ -289,7 +289,10 @@ def _lock_cells(lock: LockRow) -> dict[str, Text]:
         "wait max": lock.wait_max_s,
     }
     holds = {"hold": lock.hold_s, "hold p99": lock.hold_quantile_s(0.99), "hold max": lock.hold_max_s}
-    cells = {"acquisitions": Text(short(stats.acquisitions)), "contended": Text(percent(stats.contended, stats.attempts))}
+    cells = {
+        "acquisitions": Text(short(stats.acquisitions)),
+        "contended": Text(percent(stats.contended, stats.attempts)),
+    }
     cells.update({name: Text(duration(value), style=heat(value)) for name, value in waits.items()})
     cells.update({name: Text(duration(value)) for name, value in holds.items()})
     cells["gil"] = Text(percent(lock.own_gil_s + lock.gil_s, lock.wait_s))
