@@ -77,7 +77,8 @@ typedef struct tt_header {
     uint32_t generation;       // of forks: 0 in the process that started recording
     uint32_t recording;        // 1 while events are being counted
     char program[128];         // the program's name, no arguments; NUL-terminated utf-8
-    char python[64];           // "3.13.0"; NUL-terminated
+    char python[56];           // "3.13.0"; NUL-terminated
+    uint64_t pid_space;        // whose number `pid` is: FNV-1a of the boot id and the PID namespace; 0: not known
 } tt_header;
 
 typedef struct tt_frame {

@@ -103,6 +103,23 @@ static uint64_t process_start(void)
     return field ? strtoull(field, NULL, 10) : 0;
 }
 
+static uint64_t fnv1a(uint64_t hash, const char *text, ssize_t length)
+{
+    for (ssize_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)text[i]) * 1099511628211u;
+    return hash;
+}
+
+// As process_start.
+static uint64_t pid_space(void)
+{
+    char boot[64], space[64];
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t n = read(fd, boot, sizeof boot), m = readlink("/proc/self/ns/pid", space, sizeof space);
+    close(fd);
+    return n > 0 && m > 0 ? fnv1a(fnv1a(14695981039346656037u, boot, n), space, m) : 0;
+}
+
 static void start_sections(tt_section *sections, uint8_t *base)
 {
     tt_site *sites = (tt_site *)(base + sections[TT_SITES].offset);
@@ -188,6 +205,7 @@ static void start_process(tt_header *h)
 {
     h->pid = (uint32_t)getpid();
     h->process_start = process_start();
+    h->pid_space = pid_space();
     h->first = h->last = tt_clock_anchor();
     h->recording = tt_recording_get() != 0;
 }

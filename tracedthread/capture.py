@@ -491,10 +491,28 @@ class Capture:
 
     @_once
     def state(self) -> str:
-        """`running`, `exited`, or `killed`: it never said that it ends, and there is no such process any more."""
+        """
+        `running`, `exited`, `killed` or `unknown`.
+
+        `killed`: it never said that it ends, and there is no such process any more. `unknown`: it never did, and whether it
+        runs cannot be told from here, for its number is one of another machine or container, or of before a reboot.
+        """
         if self.header.state == layout.STATE_EXITED:
             return "exited"
+        if self.header.pid_space not in (0, _pid_space()):
+            return "unknown"
         return "running" if _is_alive(self.header.pid, self.header.process_start) else "killed"
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it never said that it ends: then it lasted at least until its newest time stamp."""
+        return self.state in ("killed", "unknown")
+
+    def of_running(self) -> Capture:
+        """The same, of a process that is known to run, wherever its number is from."""
+        if self.header.state != layout.STATE_EXITED:
+            self.__dict__["state"] = "running"
+        return self
 
     @_once
     def tick_s(self) -> float:
@@ -522,15 +540,15 @@ class Capture:
     @_once
     def end_ticks(self) -> int:
         """
-        When the recording ended: of a running process now, of a killed one the newest time stamp in the capture.
+        When the recording ended: of a running process now; of one that was cut off the newest time stamp in the capture.
 
-        A killed process may have lived on without writing any, so that this is the earliest it can have ended.
+        Such a process may have lived on without writing any, so that this is the earliest it can have ended.
         """
         header = self.header
         end = max(header.first_ticks, header.last_ticks)
         if self.state == "running":
             end = max(end, self.read_ticks)
-        elif self.state == "killed":
+        elif self.is_cut_off:
             end = max(end, *self._stamps())
         return end
 
@@ -546,6 +564,19 @@ class Capture:
 def text(field: bytes) -> str:
     """A NUL-terminated field; invalid utf-8 is replaced."""
     return field.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def _pid_space() -> int:
+    """What native/segment.c hashes to tell whose process numbers are whose; -1 if that cannot be known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            data = file.read() + os.readlink(b"/proc/self/ns/pid")
+    except OSError:
+        return -1
+    value = 14695981039346656037
+    for byte in data:
+        value = (value ^ byte) * 1099511628211 & (1 << 64) - 1
+    return value
 
 
 def _is_alive(pid: int, start: int) -> bool:

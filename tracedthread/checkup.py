@@ -200,12 +200,20 @@ def _coverage(uncovered: list[dict[str, Any]]) -> Iterator[Finding]:
     yield Finding("coverage", NOTE, sentence)
 
 
+_BECAME = {
+    "running": "still runs",
+    "exited": "has ended",
+    "killed": "ended without closing it",
+    "unknown": "had not closed it, on another machine or in another container",
+}
+
+
 def _recording(capture: Capture, name: str) -> Iterator[Finding]:
     profile = Profile.from_capture(capture)
     process, totals = profile.process, profile.totals
     sentence = (
         f"{name} holds {process.duration_s:.3g} s of {process.program or '?'}, which "
-        f"{ {'running': 'still runs', 'exited': 'has ended', 'killed': 'ended without closing it'}[process.state] }: "
+        f"{_BECAME[process.state]}: "
         f"{totals.acquisitions:,} acquisitions of locks from {len(profile.locks)} places, {totals.contended:,} waits."
     )
     data = {**process.to_dict(), "bytes": capture.header.size}

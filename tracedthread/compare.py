@@ -161,9 +161,9 @@ class Comparison:
         if self.base.process.program != self.new.process.program:
             result.append("The recordings are of programs of different names.")
         for side, profile in (("base", self.base), ("new", self.new)):
-            if profile.process.state == "killed":
+            if profile.process.is_cut_off:
                 result.append(
-                    f"The {side} recording was not closed (killed, or os._exit): its length is at least what is shown, "
+                    f"The {side} recording was not closed (killed, os._exit, or it still runs elsewhere): its length is at least what is shown, "
                     "so that what is per second may be less."
                 )
             if profile.lost.get("sites"):

@@ -100,6 +100,7 @@ class Header(NamedTuple):
     recording: int
     program: bytes
     python: bytes
+    pid_space: int
 
 
 def dropped_records(sections: Iterable[Section]) -> dict[str, int]:
@@ -412,7 +413,7 @@ class Records(Generic[Record]):
 
 
 _HISTOGRAM = f"{8 * BUCKETS}s"
-HEADER = Layout("tt_header", Header, "8s I I Q I I Q I I Q Q Q Q Q Q Q Q I I 128s 64s")
+HEADER = Layout("tt_header", Header, "8s I I Q I I Q I I Q Q Q Q Q Q Q Q I I 128s 56s Q")
 SECTION = Layout("tt_section", Section, "Q Q Q Q I I")
 FRAME = Layout("tt_frame", FrameRecord, "I I I I")
 STACK = Layout("tt_stack", StackRecord, "I I")

@@ -45,7 +45,7 @@ class Process:
     Args:
         program: Its name, without arguments.
         started_ns: When the recording began, since 1970-01-01 UTC.
-        state: `running`, `exited` or `killed`.
+        state: `running`, `exited`, `killed` or `unknown`, as of Capture.
         start_ticks: The same moment as `started_ns` on the capture's clock.
     """
 
@@ -58,6 +58,11 @@ class Process:
     duration_ticks: int
     paused_ticks: int
     tick_s: float
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it may have gone on unseen: it was killed, or nobody here knows whether it still runs."""
+        return self.state in ("killed", "unknown")
 
     @property
     def duration_s(self) -> float:
@@ -186,8 +191,8 @@ class Profile:
         return seconds(sum(row.wait_ticks for row in self.resources), self.process.tick_s)
 
     def knows_lifetime(self, row: ThreadRow) -> bool:
-        """Whether a thread lived as long as its row says: those of a killed process may have gone on unseen."""
-        return self.process.state != "killed" or row.end_ticks != 0 or row.is_other
+        """Whether a thread lived as long as its row says: those of a process that was cut off may have gone on unseen."""
+        return not self.process.is_cut_off or row.end_ticks != 0 or row.is_other
 
     def to_totals(self) -> dict[str, Any]:
         """The object `totals`."""

@@ -678,7 +678,7 @@ class Waiting:
         ident: Of the thread.
         kind: As in `layout.KINDS`.
         lock, created: As in LockRow; of a join empty.
-        elapsed_ticks: Up to then. None if that is not known, as of a process that was killed.
+        elapsed_ticks: Up to then. None if that is not known, as of a process that was cut off.
         stack: Where it stands, innermost first.
     """
 

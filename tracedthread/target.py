@@ -63,8 +63,9 @@ class Target:
             CaptureError: The capture is damaged.
         """
         if self._mapping is None:
-            return Capture.from_descriptor(self._fd)
-        return Capture.from_range(self._fd, self._mapping.start, self._mapping.end - self._mapping.start)
+            return Capture.from_descriptor(self._fd).of_running()
+        length = self._mapping.end - self._mapping.start
+        return Capture.from_range(self._fd, self._mapping.start, length).of_running()
 
     @property
     def place(self) -> tuple[int, int]:

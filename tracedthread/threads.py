@@ -69,8 +69,8 @@ def read_waiting(capture: Capture) -> tuple[Waiting, ...]:
             site = sites[record.wait_site]
             lock = capture.string(site.name)
             created = Frame(capture.string(site.function), capture.string(site.file), site.line)
-        # The last sign of life of a killed process is older than its end.
-        is_known = capture.state != "killed"
+        # The last sign of life of a process that was cut off is older than its end.
+        is_known = not capture.is_cut_off
         found.append(
             Waiting(
                 thread=thread_name(capture, record) or f"thread {record.native_id}",

@@ -23,7 +23,7 @@ class Pending:
         of: `wait` or `hold`.
         lock, created: As in LockRow.
         thread: The name of the one who waits or holds.
-        elapsed_ticks: So far; if it `is_minimum`, at least: the process was killed, and nobody knows when.
+        elapsed_ticks: So far; if it `is_minimum`, at least: the process was cut off, and nobody knows when.
         stack: Where it waits; for a hold where its owner was when somebody last looked, empty if nobody did.
         is_counted: Whether its lock's `waiters` or `unended` count it: not a hold that a forked child was born with.
     """
@@ -55,7 +55,7 @@ def _waits(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending
             elapsed = max(0, capture.end_ticks - record.wait_since)
             stack = capture.stack(record.wait_stack)
             lock, name = _lock(capture, sites, record.wait_site), thread_name(capture, record)
-            yield Pending("wait", *lock, name, elapsed, stack, capture.state == "killed")
+            yield Pending("wait", *lock, name, elapsed, stack, capture.is_cut_off)
 
 
 def _holds(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending]:
@@ -68,7 +68,7 @@ def _holds(capture: Capture, sites: list[layout.SiteRecord]) -> Iterator[Pending
             elapsed = max(0, capture.end_ticks - record.held_since)
             lock, stack = _lock(capture, sites, record.site), capture.stack(record.owner_stack)
             is_counted = record.held_since > capture.header.first_ticks
-            yield Pending("hold", *lock, name, elapsed, stack, capture.state == "killed", is_counted)
+            yield Pending("hold", *lock, name, elapsed, stack, capture.is_cut_off, is_counted)
 
 
 def _lock(capture: Capture, sites: list[layout.SiteRecord], index: int) -> tuple[str, Frame]:
@@ -89,7 +89,7 @@ def deadlocks(capture: Capture, again: Capture | None = None) -> list[str]:
     """
     noticed = [_noticed(note["deadlock"]) for note in (again or capture).notes() if "deadlock" in note]
     found = cycles(waits(capture))
-    if capture.state == "running":
+    if capture.state in ("running", "unknown"):
         found = confirmed(found, cycles(waits(again))) if again is not None else []
     now = [_cycle(cycle) for cycle in found if cycle.is_deadlock]
     # The threads of one deadlock tell it each from its own point of view, and a note on a long one breaks off.

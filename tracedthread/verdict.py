@@ -2,8 +2,8 @@
 Whether a profile keeps to limits: for each limit what was measured, and where.
 
 There are three answers. What cannot be judged is never a pass: a name that selects nothing, a lock that nobody took, a
-wait in progress that nobody timed, one that a killed process took with it, data that found no room in the capture and
-could change the answer.
+wait in progress that nobody timed, one of a process that was cut off, data that found no room in the capture and could
+change the answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reading:
         lock: None for a function. Its counters include `pending`.
         blame: Of the lock, or of the function, worst first.
         pending: Waits for the lock, and holds of it, that had not ended.
-        is_minimum: The value is at least so large: it is that of a killed process, in which something went on.
+        is_minimum: The value is at least so large: it is that of a process that was cut off while something went on.
         least: The value is at least so large; smaller than the value itself where that is only known to a bucket of the
             histogram, as the longest of all came before the profile.
     """
@@ -112,7 +112,7 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
             (notes if limit.measure.of == "hold" and is_pattern(limit.name) else problems).append(what)
         if readings[-1].is_minimum and not readings[-1].exceeded:
             problems.append(
-                f"a {limit.measure.of} of {lock.name} was in progress when the process was killed, and how long it "
+                f"a {limit.measure.of} of {lock.name} was in progress when the process was cut off, and how long it "
                 "lasted is not known"
             )
         if readings[-1].least <= limit.most < readings[-1].value:
@@ -238,7 +238,7 @@ def _judge_blame(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
         )
     elif most_s <= limit.most and any(wait.is_minimum for wait in waits):
         problems.append(
-            "a wait was in progress when the process was killed; how long it lasted, and because of whom, is not known"
+            "a wait was in progress when the process was cut off; how long it lasted, and because of whom, is not known"
         )
     elif most_s <= limit.most and (untimed := sum(lock.stats.waiters for lock in profile.locks) - len(waits)) > 0:
         problems.append(f"{untimed} waits had not ended, and since when is not known")

@@ -475,6 +475,30 @@ def test_the_same_user_needs_no_right_but_to_see_its_own_processes(fork: bool, t
 
 
 @as_root
+def test_a_process_of_a_container_is_not_called_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its number there is another process's here, or nobody's."""
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a PID namespace")
+    (tmp_path / "app.py").write_text("import threading, time\nwith threading.Lock(): time.sleep(600)\n")
+    run = [sys.executable, "-m", "tracedthread", "run", "-q", "-o", "app.ttc", "app.py"]
+    command = ["unshare", "--pid", "--fork", "--kill-child", *run]
+    child = subprocess.Popen(command, cwd=tmp_path, env=clean_environment(ROOT), start_new_session=True)
+    try:
+        end = time.monotonic() + LIMIT_S
+        while not (tmp_path / "app.ttc").exists() or main(["report", str(tmp_path / "app.ttc")]):
+            assert child.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert "The recording is not closed: its process, of another machine or container" in capsys.readouterr().out
+        inside = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()[0]
+        main(["doctor", inside])
+        assert "which still runs" in capsys.readouterr().out
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+@as_root
 def test_root_without_the_capability(tmp_path: Path) -> None:
     def drop_and_look() -> str:
         class Header(ctypes.Structure):

@@ -86,6 +86,7 @@ class CaptureBuilder:
         self.spare = spare
         self.state = state
         self.pid = pid
+        self.pid_space = 0
         self.process_start = 1
         self.program = b"app.py"
         self.python = b"3.13.0"
@@ -386,7 +387,7 @@ class CaptureBuilder:
             (self.ticks(self.duration_ns), FIRST_MONOTONIC_NS + self.duration_ns, FIRST_WALL_NS + self.duration_ns),
         ]
         header = struct.pack(
-            "<8s2IQ2IQ2IQ6Q Q2I128s64s",
+            "<8s2IQ2IQ2IQ6Q Q2I128s56sQ",
             b"\x93TTC\r\n\x1a\n",
             self.abi,
             header_size,
@@ -404,6 +405,7 @@ class CaptureBuilder:
             self.recording,
             self.program,
             self.python,
+            self.pid_space,
         )
         return (header + table).ljust(start, b"\0") + bytes(body)
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tracedthread import layout
+import tracedthread
+from tracedthread import _core, layout
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.histogram import BUCKETS, index_of, lower_edge_ns
 from tracedthread.profile import Profile
@@ -354,6 +355,28 @@ def test_state_tells_a_killed_process_from_a_running_one() -> None:
     assert state(os.getpid(), mine + 1) == "killed"  # the number was given to another process
     assert state(2**22 + 1, mine) == "killed"
     assert state(os.getpid(), mine, recorded=2) == "exited"
+
+
+def test_whether_a_process_of_elsewhere_runs_is_not_known() -> None:
+    """Its number may be anybody's here."""
+    builder = cb.CaptureBuilder(duration_ns=cb.SECOND, state=1, pid=2**22 + 1)
+    builder.pid_space = 4711
+    builder.thread("worker", "f", start_ns=5 * cb.SECOND)
+    capture = Capture.from_buffer(builder.build())
+    assert (capture.state, capture.is_cut_off) == ("unknown", True)
+    assert capture.end_ticks - capture.header.first_ticks == 5 * cb.SECOND * cb.TICKS_PER_NS
+    assert Capture.from_buffer(builder.build()).of_running().state == "running"
+    builder.state = 2
+    assert Capture.from_buffer(builder.build()).of_running().state == "exited"
+
+
+def test_a_process_of_here_is_known() -> None:
+    with tracedthread.record():
+        core = _core.loaded()
+        assert core is not None
+        capture = Capture.from_buffer(core.copy())
+    assert capture.header.pid_space
+    assert capture.state == "running"
 
 
 def test_zombie_has_been_killed() -> None:

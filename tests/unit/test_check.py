@@ -436,9 +436,9 @@ def test_a_lower_bound_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     main(["check", path, "--max-wait-max", "PriceCache._lock=1s", "--max-hold-max", "PriceCache._lock=1min"])
     out = capsys.readouterr().out
     assert "longest wait was at least 2.00 s, the limit is 1.00 s" in out
-    assert "stuck had waited for at least 2.0 s when it was killed, in" in out
+    assert "stuck had waited for at least 2.0 s when it was cut off, in" in out
     assert "measured: at least 3.00 s" in out
-    assert "a hold of PriceCache._lock was in progress when the process was killed" in out
+    assert "a hold of PriceCache._lock was in progress when the process was cut off" in out
 
 
 def test_a_hold_in_progress_without_a_time_is_no_pass_but_for_patterns(

@@ -164,8 +164,8 @@ def _wait(row: WaitRow, lock: LockRow) -> str:
 def _hold(lock: LockRow, profile: Profile) -> str:
     text = f"{_name(lock)} was held for up to {duration(lock.hold_max_s)} at a time"
     held, lasted = lock.hold_s, profile.process.recorded_s
-    # How long a killed process lasted is not known, only its last sign of life.
-    if lock.stats.created == 1 and 0 < held <= lasted and profile.process.state != "killed":
+    # How long a process lasted that was cut off is not known, only its last sign of life.
+    if lock.stats.created == 1 and 0 < held <= lasted and not profile.process.is_cut_off:
         text += f" and for {percent(held, lasted)} of the time altogether"
     return sentence(text)
 

@@ -71,7 +71,7 @@ def _evidence(reading: Reading, below: tuple[str, ...]) -> Iterator[str]:
         for one in reading.pending[:MAX_STACKS]:
             did = "had waited for" if one.of == "wait" else "had held it for"
             elapsed = duration(one.elapsed_ticks * reading.lock.tick_s)
-            when = f"at least {elapsed} when it was killed" if one.is_minimum else f"{elapsed} when this was read"
+            when = f"at least {elapsed} when it was cut off" if one.is_minimum else f"{elapsed} when this was read"
             yield clean(f"{one.thread or 'a thread'} {did} {when}{', in' if one.stack else ''}")
             if one.stack:
                 yield from _stack(one.stack, below)

@@ -48,6 +48,10 @@ _LEGENDS = (
     "GIL: of the wait, nothing but the GIL was missing, to the owner or to the waiter.",
 )
 # What goes first where there is no room for all.
+_CUT_OFF = {
+    "killed": "The process ended without closing its recording (killed, or os._exit); all up to its end is here.",
+    "unknown": "The recording is not closed: its process, of another machine or container, was killed or still runs.",
+}
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
 
@@ -77,7 +81,7 @@ class _Report:
         process = self.profile.process
         title = Text(clean(process.program) or "?", style="bold")
         lasted = duration(process.duration_s, digits=3)
-        if process.state == "killed":
+        if process.is_cut_off:
             lasted = f"at least {lasted}"  # its last sign of life
         facts = (
             f"  pid {process.pid}, Python {clean(process.python)}, {lasted} from "
@@ -85,13 +89,8 @@ class _Report:
         )
         style = {"killed": "bold red", "running": "green"}.get(process.state, "")
         self.console.print(title + Text(facts) + Text(process.state, style=style))
-        if process.state == "killed":
-            self.console.print(
-                Text(
-                    "The process ended without closing its recording (killed, or os._exit); all up to its end is here.",
-                    style="yellow",
-                )
-            )
+        if sentence := _CUT_OFF.get(process.state):
+            self.console.print(Text(sentence, style="yellow"))
 
     def _section(self, title: str) -> None:
         self.console.print()

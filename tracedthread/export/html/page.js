@@ -11,8 +11,8 @@ function cards() {
     [duration(totals.idle_s), "idle, waiting for work"],
   ];
   byId("cards").append(...rows.map(([value, label]) => make("div", "", make("b", "", value), make("span", "", label))));
-  const isKilled = document.querySelector(".state").dataset.state === "killed"; // then this is its last sign of life
-  byId("lasted").textContent = ` · ${isKilled ? "at least " : ""}${duration(data.duration)}`;
+  const isCutOff = ["killed", "unknown"].includes(document.querySelector(".state").dataset.state); // then this is its last sign of life
+  byId("lasted").textContent = ` · ${isCutOff ? "at least " : ""}${duration(data.duration)}`;
   const parts = shares(totals.wait_s, totals.blame_s, totals.gil_s, totals.handoff_s, totals.own_gil_s);
   if (!parts.length) return;
   const strip = make("div", "strip");
@@ -82,7 +82,7 @@ function threadTable() {
   const rows = data.threads.map(([name, runs, lived, wait, gil, idle, resource, cpu, isLifetimeKnown]) => {
     const first = make("td", "name", make("bdi", "", text(name)), make("small", "", make("bdi", "", text(runs))));
     const numbers = [lived, wait, gil, resource, idle].map((value) => make("td", value ? "" : "zero", duration(value)));
-    if (!isLifetimeKnown) numbers[0].prepend("\u2265 "); // its process was killed
+    if (!isLifetimeKnown) numbers[0].prepend("\u2265 "); // its process was cut off
     return [first, ...numbers, make("td", cpu ? "" : "zero", cpu ? duration(cpu) : "–")];
   });
   plainTable(byId("thread-table"), heads, rows);
