@@ -28,8 +28,10 @@ T = TypeVar("T")
 # The size of the largest capture that is recorded to (`_settings.MAX_CAPTURE_BYTES`; 8 MiB by default). The limit keeps
 # a corrupt or hostile file from filling the memory.
 MAX_BYTES = 1 << 30
-# The native code stops far earlier; this bounds what a corrupt tree of stacks can unfold to.
-MAX_STACK_DEPTH = 256
+# As deep as the native code walks, and as long as the names that it keeps. A file that was made to unfold to much more
+# than its size is cut there.
+MAX_STACK_DEPTH = 64
+MAX_TEXT = 1024
 MAX_SECTIONS = 4096
 # Closer together, the two anchors say less about the clock than the calibration at the start.
 MIN_SLOPE_NS = 10_000_000
@@ -292,6 +294,7 @@ class Capture:
         self._string_bytes += 4 + length
         if self._string_bytes > len(data):
             raise CaptureError("corrupt strings: they overlap")
+        length = min(length, MAX_TEXT)
         text = self._strings[reference] = data[start : start + length].decode("utf-8", "replace")
         return text
 
@@ -460,10 +463,16 @@ class Capture:
 
     def notes(self) -> Iterator[dict[str, object]]:
         """What was noted: JSON objects. Malformed ones are passed over."""
-        data = self._data[layout.NOTES]
+        yield from self._notes
+
+    @_once
+    def _notes(self) -> list[dict[str, object]]:
+        data, result = self._data[layout.NOTES], []
         at = 0
         while at + 4 <= len(data):
             length = int.from_bytes(data[at : at + 4], "little")
+            if not length:  # nobody writes an empty one
+                break
             text = data[at + 4 : at + 4 + length]
             at += 4 + (length + 3) // 4 * 4
             try:
@@ -471,7 +480,8 @@ class Capture:
             except (ValueError, RecursionError):
                 continue
             if isinstance(note, dict):
-                yield note
+                result.append(note)
+        return result
 
     @property
     def lost(self) -> dict[str, int]:
@@ -494,8 +504,8 @@ class Capture:
         """
         `running`, `exited`, `killed` or `unknown`.
 
-        `killed`: it never said that it ends, and there is no such process any more. `unknown`: it never did, and whether it
-        runs cannot be told from here, for its number is one of another machine or container, or of before a reboot.
+        `killed`: it never said that it ends, and there is no such process any more. `unknown`: it never did, and
+        whether it runs cannot be told here: its number is one of another machine or container, or of before a reboot.
         """
         if self.header.state == layout.STATE_EXITED:
             return "exited"
@@ -540,7 +550,7 @@ class Capture:
     @_once
     def end_ticks(self) -> int:
         """
-        When the recording ended: of a running process now; of one that was cut off the newest time stamp in the capture.
+        When the recording ended: of a running process now; of one that was cut off the newest time stamp.
 
         Such a process may have lived on without writing any, so that this is the earliest it can have ended.
         """

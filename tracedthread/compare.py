@@ -163,8 +163,8 @@ class Comparison:
         for side, profile in (("base", self.base), ("new", self.new)):
             if profile.process.is_cut_off:
                 result.append(
-                    f"The {side} recording was not closed (killed, os._exit, or it still runs elsewhere): its length is at least what is shown, "
-                    "so that what is per second may be less."
+                    f"The {side} recording was not closed (killed, os._exit, or it still runs elsewhere): its length "
+                    "is at least what is shown, so that what is per second may be less."
                 )
             if profile.lost.get("sites"):
                 result.append(

@@ -191,7 +191,7 @@ class Profile:
         return seconds(sum(row.wait_ticks for row in self.resources), self.process.tick_s)
 
     def knows_lifetime(self, row: ThreadRow) -> bool:
-        """Whether a thread lived as long as its row says: those of a process that was cut off may have gone on unseen."""
+        """Whether a thread lived as long as its row says: where the process was cut off, it may have gone on unseen."""
         return not self.process.is_cut_off or row.end_ticks != 0 or row.is_other
 
     def to_totals(self) -> dict[str, Any]:

@@ -492,7 +492,7 @@ def test_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path, monkeypat
 
 def test_malformed_notes_are_passed_over() -> None:
     builder = cb.CaptureBuilder()
-    for text in ["[" * 100_000, "3", '{"what": 3, "count": 1, "where": []}', ""]:
+    for text in ["[" * 100_000, "3", '{"what": 3, "count": 1, "where": []}', " "]:
         builder.note(text)
     builder.note(b"\xed\xb3\xbf")  # half of a surrogate pair
     builder.note('{"what": "x", "count": "many", "where": []}')
@@ -515,3 +515,19 @@ def test_large_capture_is_read_within_a_second() -> None:
     report = read(data)
     assert time.process_time() - began < 1
     assert len(report["locks"]) == 1500
+
+
+def test_a_capture_that_unfolds_is_cut_where_native_code_stops() -> None:
+    builder = cb.CaptureBuilder()
+    site = builder.site("_lock", ("f", "a.py", 1))
+    builder.wait(site, "lock", [("n" * 5_000, "a.py", number) for number in range(200)], cb.MS)
+    (lock,) = Profile.from_capture(Capture.from_buffer(builder.build())).locks
+    assert [len(frame.function) for frame in lock.waits[0].stack] == [1_024] * 64
+
+
+def test_notes_end_where_nothing_was_written() -> None:
+    builder = cb.CaptureBuilder()
+    builder.note('{"what": "first", "count": 1, "where": []}')
+    builder.note("")
+    builder.note('{"what": "second", "count": 1, "where": []}')
+    assert [note["what"] for note in Capture.from_buffer(builder.build()).notes()] == ["first"]
