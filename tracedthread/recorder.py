@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from tracedthread import _core, _settings, _unsignalled
@@ -130,15 +131,65 @@ _forking: dict[int, RecorderThread] = {}  # by the thread that forks
 
 
 def _before_fork() -> None:
-    recorder = shared.current
-    if recorder is not None and recorder.hold_still():
-        _forking[originals.get_ident()] = recorder
+    recorder, ident = shared.current, originals.get_ident()
+    if recorder is None:
+        return
+    _forking[ident] = recorder
+    try:
+        recorder.hold_still()
+    except BaseException as exc:  # what a signal handler of the program's has raised meanwhile
+        _raise_after_fork(exc)
+    _forking[ident] = recorder  # a handler may have forked, too
 
 
 def _after_fork_in_parent() -> None:
-    recorder = _forking.pop(originals.get_ident(), None)
+    recorder = _forking.get(originals.get_ident())
     if recorder is not None:
-        recorder.go_on()
+        try:
+            recorder.go_on()
+        finally:  # also if a signal handler has raised in there
+            recorder.go_on()
+            _forking.pop(originals.get_ident(), None)
+
+
+class _Raising:
+    """Whether this is true the main thread is asked when a fork is over, and gets what had to wait for that."""
+
+    def __init__(self) -> None:
+        self.exceptions: list[BaseException] = []
+        self._hooks: list[object] = []
+
+    def __bool__(self) -> bool:
+        if self.exceptions:
+            raise self.exceptions.pop(0)
+        return False
+
+    def hook(self) -> None:
+        """
+        Be asked after forks, from this one on.
+
+        The interpreter prints and drops what a hook raises, but not what a pending call raises once the hooks are over.
+        So the last of them, in which no Python code runs, asks for one.
+        """
+        if not self._hooks:
+            import ctypes
+
+            api = ctypes.pythonapi
+            is_true, this = ctypes.cast(api.PyObject_IsTrue, ctypes.c_void_p), ctypes.py_object(self)
+            self._hooks.append(partial(api.Py_AddPendingCall, is_true, this))
+            os.register_at_fork(after_in_parent=self._hooks[0])  # type: ignore[arg-type]
+
+
+_raising = _Raising()
+
+
+def _raise_after_fork(exc: BaseException) -> None:
+    import threading
+
+    if threading.main_thread().ident != originals.get_ident():  # no handler's: those run in the main thread
+        raise exc
+    _raising.hook()
+    _raising.exceptions.append(exc)
 
 
 def _after_fork_in_child() -> None:
@@ -148,6 +199,7 @@ def _after_fork_in_child() -> None:
     shared.lost = dict.fromkeys(LOSSES, 0)
     shared.first_failure = ""
     _forking.clear()
+    _raising.exceptions.clear()  # the signal was the parent's
     parent, shared.current = shared.current, None
     core = _core.loaded()
     if parent is None or core is None:

@@ -113,7 +113,8 @@ class RecorderThread:
         self.is_over = False
         self._wake = originals.allocate_lock()  # held; whoever releases it wakes the thread
         self._wake.acquire()
-        self._still = originals.allocate_lock()  # held while sinks run, and by a thread that forks
+        # Held while sinks run, and by a thread that forks: an RLock, so that this can be undone wherever it was left.
+        self._still = originals.RLock()
         self._impatient_at = -1
         self._looks = 0
         self._callers: deque[Any] = deque()  # locks to release when the next look is over
@@ -169,8 +170,9 @@ class RecorderThread:
         return False
 
     def go_on(self) -> None:
-        """Undo `hold_still`."""
-        self._still.release()
+        """Undo `hold_still`, whatever came of it."""
+        while self.ident != originals.get_ident() and self._still._is_owned():
+            self._still.release()
 
     def carry_nothing(self) -> object:
         """

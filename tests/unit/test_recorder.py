@@ -398,6 +398,71 @@ def test_a_fork_does_not_wait_for_ever_and_only_once_for_a_sink_that_is_stuck() 
     """)
 
 
+SLOW = """
+        import signal
+        class Late(Exception): pass
+        class Slow(Told):
+            def tick(self, events, starts, contexts, lost):
+                if os.getpid() == parent:
+                    entered.set()
+                    time.sleep(0.3)
+        def late(number, frame):
+            raise raised[0]
+        parent, entered = os.getpid(), threading.Event()
+        signal.signal(signal.SIGALRM, late)
+        recorder.start([Slow()], interval_s=0.01)
+"""
+
+
+@pytest.mark.parametrize("what", ["Late('too')", "KeyboardInterrupt()", "SystemExit(5)"])
+def test_what_a_signal_handler_raises_while_a_fork_waits_is_raised_in_the_parent_when_it_is_over(what: str) -> None:
+    out = run_forking(
+        SLOW
+        + f"""
+        raised = [{what}]
+        for _ in range(2):
+            entered.clear()
+            entered.wait()
+            signal.setitimer(signal.ITIMER_REAL, 0.03)
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0)
+                time.sleep(0.1)
+            except BaseException as exc:
+                assert exc is raised[0], exc
+                print("parent" if os.getpid() == parent else "child", flush=True)
+            assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
+        assert not recorder._forking and recorder.flush()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
+        """
+    )
+    assert out == "parent\n" * 2
+
+
+def test_a_recorder_that_was_just_held_still_when_a_signal_handler_raised_goes_on() -> None:
+    out = run_forking("""
+        class Late(Exception): pass
+        recorder.start([Told()], interval_s=0.01)
+        thread = recorder.shared.current
+        def hold_still():
+            assert type(thread).hold_still(thread)
+            raise Late
+        thread.hold_still = hold_still
+        try:
+            if os.fork() == 0:
+                os._exit(0)
+            time.sleep(0.1)
+        except Late:
+            print("late")
+        assert not recorder._forking and recorder.flush(5.0)
+    """)
+    assert out == "late\n"
+
+
 def test_many_forks_from_many_threads_neither_lock_up_nor_lose_the_recorder() -> None:
     run_forking("""
         told = Told()
