@@ -39,6 +39,7 @@ NAMES_OF_ENDED = 2000
 PATIENCE = 8
 
 _INT = struct.Struct("i")
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 Identity = tuple[int, int, int]  # pid, when the process began, when its capture did
 
@@ -119,6 +120,8 @@ class Workers:
         self._inbox, self._outbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inbox.setblocking(False)
         self._outbox.setblocking(False)
+        # A child in a pid namespace of its own does not know the pid that it has here.
+        self._inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         # The program may close them, and give their numbers to sockets of its own.
         self._inbox_is, self._outbox_is = identify(self._inbox), identify(self._outbox)
         _live.add(self)
@@ -238,13 +241,15 @@ class Workers:
                 return False
             try:
                 # Not by socket.recv_fds, which forgets its flags: what the program executes would have them, too.
-                room = socket.CMSG_LEN(_INT.size)
+                room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_LEN(_INT.size)
                 message, ancillary, _, _ = self._inbox.recvmsg(16, room, socket.MSG_CMSG_CLOEXEC)
             except (BlockingIOError, InterruptedError):
                 return True
-            for _, _, descriptors in ancillary:
-                for (fd,) in _INT.iter_unpack(descriptors):
-                    self._take(fd, 0, None)
+            sent = {kind: data for _, kind, data in ancillary}
+            # 0: there is none for it here; /proc does not show it, either.
+            sender = _CREDENTIALS.unpack(sent[socket.SCM_CREDENTIALS])[0] if socket.SCM_CREDENTIALS in sent else 0
+            for (fd,) in _INT.iter_unpack(sent.get(socket.SCM_RIGHTS, b"")):
+                self._take(fd, 0, sender or None)
             if not message:  # nobody has the other end any more
                 return False
 

@@ -224,6 +224,19 @@ def test_a_child_keeps_none_of_the_descriptors(program: Program) -> None:
     assert not {link.strip("socket:[]") for link in links if link.startswith("socket:")} & listening
 
 
+def test_a_worker_in_a_pid_namespace_of_its_own_counts_once(program: Program) -> None:
+    program.do("use(5)")
+    if program.do("__import__('ctypes').CDLL(None).unshare(0x20000000)"):  # CLONE_NEWPID
+        pytest.skip("only root may make a pid namespace")
+    pid = program.do("worker(1000)")
+    for _ in range(3):
+        assert program.acquisitions() == 1005
+    assert program.get()["tracedthread_worker_count"] == {("living",): 2, ("ended",): 0, ("unreadable",): 0}
+    program.do(f"end({pid}, signal.SIGKILL)")
+    assert program.acquisitions() == 1005
+    assert program.get()["tracedthread_worker_count"] == {("living",): 1, ("ended",): 1, ("unreadable",): 0}
+
+
 def test_a_descendant_that_is_no_fork_of_ours_is_found(program: Program) -> None:
     program.do("use(5)")
     child = """

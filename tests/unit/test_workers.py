@@ -304,6 +304,14 @@ def test_what_is_sent_is_not_inherited_by_what_the_program_executes(group: Worke
     assert not os.get_inheritable(worker.fd)
 
 
+def test_who_has_sent_a_capture_the_kernel_says(group: Workers, tmp_path: Path) -> None:
+    fd = capture_of(tmp_path / "a", 1)  # its own pid, in its namespace
+    socket.send_fds(group._outbox, [b"capture"], [fd])
+    os.close(fd)
+    assert group.receive()
+    assert [(worker.pid, worker.identity[0]) for worker in group._known.values()] == [(ME, 1)]
+
+
 def test_when_the_program_has_closed_the_sending_end_nothing_spins(group: Workers) -> None:
     group._outbox.close()
     assert not group.receive()
