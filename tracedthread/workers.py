@@ -6,8 +6,9 @@ missed and nothing counted twice, it sends its capture's descriptor here as the 
 that all descendants inherit. The memory behind the descriptor stays when the child is gone, killed or not; its final
 totals are then added to those of all that have ended, and the descriptor is closed.
 
-Descendants that have not sent theirs (they are not forks, or closed all descriptors) are looked for in /proc at every
-measurement. Of these, one that lives and dies between two measurements is missed.
+Descendants that have not sent theirs (they are not forks, have executed another program since, or closed all
+descriptors) are looked for in /proc at every measurement. Of these, one that lives and dies between two measurements is
+missed.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ Identity = tuple[int, int, int]  # pid, when the process began, when its capture
 class _Worker:
     """A capture of another process, and what was read of it last."""
 
-    def __init__(self, pid: int, identity: Identity, fd: int, start: int) -> None:
+    def __init__(self, pid: int, identity: Identity, fd: int, start: int, stack: int) -> None:
         self.pid = pid
         self.identity = identity
         self.fd = fd
+        self.stack = stack
+        self.has_executed = False
         self.is_readable = True
         self.tally = EMPTY
         self._file_is = identify(fd)
@@ -79,7 +82,12 @@ class _Worker:
 
     def is_alive(self, table: Mapping[int, Process]) -> bool:
         process = table.get(self.pid)
-        return process is not None and self.identity[1] in (process.start, 0)
+        return process is not None and self.identity[1] in (process.start, 0) and not self.has_executed
+
+    def is_at(self, stack: int) -> bool:
+        """Whether it has executed nothing since; also when that is not known."""
+        self.stack = self.stack or stack
+        return stack in (0, self.stack)
 
 
 class Group(NamedTuple):
@@ -103,6 +111,7 @@ class Workers:
         self, core: _core.Core, *, top: int = TOP, dropped: Callable[[], Mapping[str, int]] | None = None
     ) -> None:
         self._core, self._dropped = core, dropped
+        self._stack = _stack(os.getpid())
         self._own = Tallier(read_own(core), in_place=True)
         self._last_own = EMPTY
         self._lock = originals.allocate_lock()
@@ -249,41 +258,50 @@ class Workers:
             # 0: there is none for it here; /proc does not show it, either.
             sender = _CREDENTIALS.unpack(sent[socket.SCM_CREDENTIALS])[0] if socket.SCM_CREDENTIALS in sent else 0
             for (fd,) in _INT.iter_unpack(sent.get(socket.SCM_RIGHTS, b"")):
-                self._take(fd, 0, sender or None)
+                self._take(fd, 0, sender or None, self._stack)  # a fork's is where its parent's is
             if not message:  # nobody has the other end any more
                 return False
 
     def _discover(self, table: Mapping[int, Process]) -> int:
         """Take the captures of descendants that have not sent theirs; how many could not be read."""
         unreadable = 0
-        known = {(worker.pid, worker.identity[1]) for worker in self._known.values()}
+        known = {(worker.pid, worker.identity[1]): worker for worker in self._known.values()}
         refused: dict[tuple[int, int], tuple[bool, int]] = {}
         for pid in _descendants(os.getpid(), table):
             who = pid, table[pid].start
+            stack, worker = _stack(pid), known.get(who)
+            if worker is not None and worker.is_at(stack):
+                continue
             is_forbidden, patience = self._refused.get(who, (False, 0))
-            if who not in known and patience == 0:
+            if patience == 0:
                 try:
-                    self._take(*Target(pid).place, pid)
+                    self._take(*Target(pid).place, pid, stack)
+                    if worker is not None:  # unless it was the same that has been taken
+                        worker.has_executed = not worker.is_at(stack)
                     continue
                 except Unrecorded:
                     is_forbidden, patience = False, PATIENCE
+                    if worker is not None:
+                        worker.has_executed = True
                 except Refused:
                     is_forbidden, patience = True, PATIENCE
                 except OSError:
                     continue
-            if who not in known:
-                refused[who] = is_forbidden, patience - 1
-                unreadable += is_forbidden
+            refused[who] = is_forbidden, patience - 1
+            unreadable += is_forbidden
         self._refused = refused
         return unreadable
 
-    def _take(self, fd: int, start: int, pid: int | None) -> None:
+    def _take(self, fd: int, start: int, pid: int | None, stack: int = 0) -> None:
         """Keep a descriptor, which from now on is ours, unless what it leads to is known or no capture."""
         try:
             header = layout.HEADER.read(read_descriptor(fd, start)(0, layout.HEADER.size))
             identity = header.pid, header.process_start, header.first_ticks
-            if header.magic == layout.MAGIC and identity not in self._known and identity != self._own.identity:
-                worker = self._known[identity] = _Worker(header.pid if pid is None else pid, identity, fd, start)
+            if (known := self._known.get(identity)) is not None:
+                known.stack = stack or known.stack
+            elif header.magic == layout.MAGIC and identity != self._own.identity:
+                worker = _Worker(header.pid if pid is None else pid, identity, fd, start, stack)
+                self._known[identity] = worker
                 self._each.pop(str(worker.pid), None)  # of a process that had the number before
                 return
         except (OSError, CaptureError):
@@ -313,6 +331,13 @@ def _own_descriptor(core: _core.Core) -> int | None:
         return os.dup(fd)
     # Without one it is a file, or private memory, and then the path is still the parent's, who knows it.
     return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC) if core.path is not None else None
+
+
+def _stack(pid: int) -> int:
+    """Where the process's stack begins (field 28 of its stat), which a fork keeps and exec changes; 0: not told."""
+    with suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return int(file.read(4096).rpartition(b")")[2].split()[25])
+    return 0
 
 
 def _close_quietly(fd: int) -> None:

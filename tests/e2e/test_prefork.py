@@ -71,6 +71,16 @@ PROGRAM = """
                 os.kill(os.getpid(), signal.SIGKILL)
             os.wait()
 
+    def execute(code):
+        r, w = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            use(2)
+            os.dup2(w, 1)
+            os.execv(sys.executable, [sys.executable, "-c", code])
+        os.read(r, 1)
+        return pid
+
     def end(pid, how):
         os.kill(pid, how)
         os.waitpid(pid, 0)
@@ -235,6 +245,24 @@ def test_a_worker_in_a_pid_namespace_of_its_own_counts_once(program: Program) ->
     program.do(f"end({pid}, signal.SIGKILL)")
     assert program.acquisitions() == 1005
     assert program.get()["tracedthread_worker_count"] == {("living",): 1, ("ended",): 1, ("unreadable",): 0}
+
+
+def test_a_fork_that_executes_another_program_has_ended_and_what_that_records_counts(program: Program) -> None:
+    program.do("use(5)")
+    code = "cache = Cache(); use(30); print(flush=True); time.sleep(600)"
+    recorded = "\n".join([*textwrap.dedent(PROGRAM).split("server =")[0].splitlines()[:-1], code])
+    unrecorded = "import time; print(flush=True); time.sleep(600)"
+    pid = program.do(f"execute({recorded!r})")
+    for _ in range(3):
+        assert program.acquisitions() == 37
+    assert program.get()["tracedthread_worker_count"] == {("living",): 2, ("ended",): 1, ("unreadable",): 0}
+    program.do(f"execute({unrecorded!r})")
+    for _ in range(3):
+        assert program.acquisitions() == 39
+    assert program.get()["tracedthread_worker_count"] == {("living",): 2, ("ended",): 2, ("unreadable",): 0}
+    program.do(f"end({pid}, signal.SIGKILL)")
+    assert program.acquisitions() == 39
+    assert program.get()["tracedthread_worker_count"] == {("living",): 1, ("ended",): 3, ("unreadable",): 0}
 
 
 def test_a_descendant_that_is_no_fork_of_ours_is_found(program: Program) -> None:

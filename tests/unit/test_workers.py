@@ -304,6 +304,38 @@ def test_what_is_sent_is_not_inherited_by_what_the_program_executes(group: Worke
     assert not os.get_inheritable(worker.fd)
 
 
+class Found:
+    """A process's capture, when it is looked for."""
+
+    def __init__(self, fd: int) -> None:
+        self.place = fd, 0
+
+
+def test_a_process_that_executes_something_is_looked_into_again(
+    group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks = {4242: 1000}
+    monkeypatch.setattr(workers, "_stack", lambda pid: stacks[pid])
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 1)})
+    monkeypatch.setattr(workers, "Target", lambda pid: Found(capture_of(tmp_path / "a", pid)))
+    for stack in (1000, 0, 2000, 2000):  # 0: not told now; then it is another, but leads to the same capture
+        stacks[4242] = stack
+        assert acquisitions(group, "Foreign._lock") == 3
+        assert states(group) == {"living": 2, "ended": 0, "unreadable": 0}
+
+    def refuse(pid: int) -> None:
+        raise Refused("no")
+
+    stacks[4242] = 3000
+    monkeypatch.setattr(workers, "Target", refuse)
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group) == {"living": 2, "ended": 0, "unreadable": 1}  # nobody knows what became of it
+    group._refused.clear()
+    monkeypatch.setattr(workers, "Target", lambda pid: (_ for _ in ()).throw(Unrecorded("no")))
+    assert acquisitions(group, "Foreign._lock") == 3
+    assert states(group) == {"living": 1, "ended": 1, "unreadable": 0}
+
+
 def test_who_has_sent_a_capture_the_kernel_says(group: Workers, tmp_path: Path) -> None:
     fd = capture_of(tmp_path / "a", 1)  # its own pid, in its namespace
     socket.send_fds(group._outbox, [b"capture"], [fd])
