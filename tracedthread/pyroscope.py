@@ -72,7 +72,7 @@ def make(url: str, *, resource: Callable[[], Mapping[str, Any]] = dict, service:
     What pushes there, for `recorder.start`; None if something pushes already, or it cannot.
 
     Args:
-        resource: Who this process is, in OpenTelemetry's words; what the environment says goes before it.
+        resource: Who this process is, in OpenTelemetry's words; that goes before the environment, as in the SDK.
         service: Who it is if nobody says so. Default: the program's name.
     """
     if _live:
@@ -213,8 +213,12 @@ class Pyroscope:
         recorder.count("profiles")
 
     def _series(self) -> dict[str, str]:
-        known = {**self._resource(), **_environment()}
-        known["service.name"] = known.get("service.name") or self._service or _core.program or self._program()
+        environment = _environment()
+        known = {**environment, **self._resource()}
+        name = str(known.get("service.name") or "")
+        if not name or name.startswith("unknown_service"):  # as the SDK says that it has been told none
+            name = environment.get("service.name") or name
+        known["service.name"] = name or self._service or _core.program or self._program()
         labels = {name.replace(".", "_"): str(known[name]) for name in _LABELS if known.get(name)}
         return {"__name__": PROFILE, "__delta__": "false", "__session_id__": self._session, **labels}
 

@@ -16,6 +16,7 @@ from pyroscope_server import FakePyroscope
 
 from tracedthread import _settings
 from tracedthread.pusher import Lost, NotTaken, Pusher
+from tracedthread.pyroscope import Pyroscope
 
 PPROF = ROOT / "build" / "backends" / "pprof"
 
@@ -98,6 +99,24 @@ def test_named_so_that_grafana_finds_it() -> None:
     (_, stack) = next(key for key in one.samples if key[0] == LOCK)
     assert stack == ("wait_once", "<module>")
     assert before - 60e9 < one.from_ns < one.until_ns < time.time_ns()
+
+
+@pytest.mark.parametrize(
+    ("resource", "labels"),
+    [
+        ({"service.name": "code", "service.version": "2"}, {"service_name": "code", "service_version": "2"}),
+        ({"service.name": "unknown_service:python"}, {"service_name": "environment", "service_version": "1"}),
+        ({"service.name": ""}, {"service_name": "environment", "service_version": "1"}),
+        ({}, {"service_name": "environment", "service_version": "1"}),
+    ],
+)
+def test_the_service_is_the_one_of_the_traces(
+    resource: dict[str, str], labels: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "environment")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.version=1")
+    series = Pyroscope(Pusher("http://127.0.0.1:9", {}), resource=lambda: resource)._series()
+    assert {name: value for name, value in series.items() if name.startswith("service")} == labels
 
 
 @pytest.mark.skipif(not PPROF.exists() and not shutil.which("pprof"), reason="there is no pprof: make backends")
