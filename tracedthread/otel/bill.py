@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, SpanProcessor
 from opentelemetry.trace import SpanKind, get_tracer_provider
 
+from tracedthread import _settings
 from tracedthread.billing import Bill
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ class Bills:
             return
         if (processor := _processors.get(provider)) is None:
             processor = _processors[provider] = BillProcessor()
-            add(processor)
+            if isinstance(getattr(provider, "_active_span_processor", None), ConcurrentMultiSpanProcessor):
+                # It would be billed what threads of a pool wait, in which it is told of spans: nothing.
+                _settings.say("no bills on server spans: a ConcurrentMultiSpanProcessor starts them in other threads")
+            else:
+                add(processor)
         processor.enabled = True
         self._processor = processor
