@@ -6,8 +6,8 @@ would deadlock with itself. The recorder is started and sleeps by the interprete
 recorded; what it waits for in the sinks' code, and what the threads of the OpenTelemetry SDK do, is told to nobody.
 
 A sink that raises is counted, and at the end one line says so. One that blocks keeps up only the recorder; what that
-then misses is counted, and at exit it is left behind when its time is up. A forked child has a recorder and losses of
-its own.
+then misses is counted, and at exit it is left behind when its time is up, which one line says, too. A forked child has
+a recorder and losses of its own.
 """
 
 from __future__ import annotations
@@ -229,7 +229,11 @@ def _hook() -> None:
 
 
 def _at_exit() -> None:
+    before = lost()
     stop(EXIT_TIMEOUT_S)
+    sinks, waits = (shared.lost[name] - before[name] for name in ("ends", "events"))
+    if sinks or waits:
+        _settings.say(f"telemetry is not whole; at the end: waits not told: {waits}, sinks left behind: {sinks}")
     first, shared.first_failure = shared.first_failure, ""
     if first:
         _settings.say(f"telemetry is not whole; failures: {shared.lost['failures']}, the first: {first}")

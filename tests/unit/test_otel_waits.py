@@ -36,8 +36,8 @@ def tell(processor, sampler=None, **options):
 )
 
 
-def run(program: str) -> str:
-    return own_interpreter.run(program, head=HEAD, env={"PYTHONWARNINGS": "ignore::DeprecationWarning"})
+def run(program: str, *, stderr: str = "") -> str:
+    return own_interpreter.run(program, head=HEAD, stderr=stderr, env={"PYTHONWARNINGS": "ignore::DeprecationWarning"})
 
 
 def test_a_wait_becomes_a_span_with_its_true_times() -> None:
@@ -132,7 +132,7 @@ def test_destructors_that_wait_are_run_by_the_recorder_without_harm() -> None:
 
 
 def test_an_exporter_that_hangs_costs_spans_and_nothing_else() -> None:
-    run("""
+    program = """
         never = recorder.originals.allocate_lock()
         never.acquire()
         class Hangs(Exporter):
@@ -145,7 +145,8 @@ def test_an_exporter_that_hangs_costs_spans_and_nothing_else() -> None:
         assert not recorder.flush(timeout_s=0.01)
         began.wait()
         for _ in range(100): wait_once()
-    """)
+    """
+    run(program, stderr="sinks left behind: 1\n")
 
 
 def test_spans_are_told_to_the_end_and_exported_before_the_provider_ends() -> None:
@@ -200,7 +201,7 @@ def test_a_child_tells_its_waits_though_the_parent_forked_in_the_middle_of_an_ex
 
 
 def test_a_child_goes_on_and_ends_though_a_lock_of_the_exporter_is_held_for_ever() -> None:
-    run("""
+    program = """
         exporter = Exporter()
         tracers = tell(SimpleSpanProcessor(exporter))
         # InMemorySpanExporter's is not made anew in a child.
@@ -223,7 +224,8 @@ def test_a_child_goes_on_and_ends_though_a_lock_of_the_exporter_is_held_for_ever
         thread.join()
         wait_once(name="parent")
         assert recorder.flush() and exporter.waiters() == ["parent"]
-    """)
+    """
+    run(program, stderr="sinks left behind: 1\n")  # in the child
 
 
 def test_the_parent_is_the_waiters_span_and_the_link_leads_to_the_holders() -> None:

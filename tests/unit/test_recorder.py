@@ -173,8 +173,9 @@ def test_one_of_two_sinks_that_is_left_behind_is_told_nothing_more() -> None:
     """)
 
 
-def test_a_program_ends_though_a_sink_is_stuck() -> None:
-    run("""
+def test_a_program_ends_though_a_sink_is_stuck_and_a_line_says_what_it_has_not_seen() -> None:
+    run(
+        """
         entered = threading.Event()
         class Stuck(Told):
             def tick(self, events, starts, contexts, lost):
@@ -182,9 +183,21 @@ def test_a_program_ends_though_a_sink_is_stuck() -> None:
                 recorder.originals.allocate_lock().__enter__()
                 dead = recorder.originals.allocate_lock()
                 dead.acquire(); dead.acquire()
-        recorder.start([Stuck()], interval_s=0.01)
+        recorder.start([Stuck(), Told()], interval_s=0.01)
         entered.wait()
-    """)
+        assert recorder.flush(0.1) is False
+        for _ in range(3): wait_once()
+        told = []
+        recorder._settings.say = told.append
+        recorder._at_exit()
+        lost = recorder.lost()
+        assert lost["ends"] == 2 and lost["events"] >= 3, lost
+        waits = lost["events"]
+        assert told == [f"telemetry is not whole; at the end: waits not told: {waits}, sinks left behind: 2"], told
+        recorder._at_exit()
+        assert len(told) == 1
+        """
+    )
 
 
 def test_waits_of_the_recorder_and_of_the_sdks_threads_are_not_told() -> None:
