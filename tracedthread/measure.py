@@ -178,13 +178,13 @@ class Board:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         # Stock, and never waited for long: whoever has it may be gone, or be the one that asks (a finalizer).
         self._lock = originals.allocate_lock()
         self._tallier = Tallier(self._read, in_place=True)
         self._shown = Shown(self._top)
         self._stream = Stream(self._shown)
         self._newest: list[Measurement] = []
+        self._pid = os.getpid()  # the last: another thread of a child is not to use what is the parent's
 
     def measure(self) -> list[Measurement]:
         """The points of all metrics now, or, if somebody else takes them at this moment, those from a moment ago."""

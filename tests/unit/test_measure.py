@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracedthread
-from tracedthread import _core, _settings, capture, layout, names
+from tracedthread import _core, _settings, capture, layout, measure, names
 from tracedthread.buckets import BOUNDS
 from tracedthread.capture import Capture, CaptureError
 from tracedthread.histogram import BUCKETS, index_of, lower_edge_ns
@@ -486,6 +486,19 @@ def test_a_forked_child_begins_at_zero_and_shares_nothing() -> None:
         """
     )
     assert found == [10, 1, 10]
+
+
+def test_in_a_forked_child_nobody_uses_what_is_the_parents_while_the_first_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board = Board(reader(b""))
+    board._pid = 1  # as in a child
+    seen = []
+    monkeypatch.setattr(measure, "Shown", lambda top: seen.append(board._pid) or Shown(top))
+    monkeypatch.setattr(measure, "Stream", lambda shown: seen.append(board._pid) or Stream(shown))
+    board.measure()
+    assert seen == [1, 1]
+    assert board._pid == os.getpid()
 
 
 def test_whoever_asks_while_another_measures_gets_the_newest() -> None:
