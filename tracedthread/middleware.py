@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sized
 from typing import Any
 
 from tracedthread.billing import Bill
@@ -73,7 +73,9 @@ class WSGIMiddleware:
             span.tell()
         file_wrapper = environ.get("wsgi.file_wrapper")
         is_done = isinstance(body, (list, tuple)) or (isinstance(file_wrapper, type) and isinstance(body, file_wrapper))
-        return body if is_done or not span.is_recording() else _Body(body, span)
+        if is_done or not span.is_recording():
+            return body
+        return _SizedBody(body, span) if isinstance(body, Sized) else _Body(body, span)
 
 
 class ASGIMiddleware:
@@ -176,3 +178,10 @@ class _Body:
                 close()
         finally:
             self._span.tell()
+
+
+class _SizedBody(_Body):
+    """One with a length; where that is 1, servers may say how long the response is."""
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]

@@ -258,6 +258,31 @@ def test_wsgi_middleware_bills_the_span_around_it_until_the_body_is_sent() -> No
     assert_billed(streamed, wait=False, blocked=True)
 
 
+def test_a_wsgi_body_has_the_length_that_the_applications_has() -> None:
+    run(
+        """
+        from wsgiref.handlers import SimpleHandler
+        import io, sys
+        class Body:
+            def __iter__(self): return iter([b"abc"])
+        class Sized(Body):
+            def __len__(self): return 1
+        def served(body):
+            def app(environ, start_response):
+                start_response("200 OK", [("Content-Type", "text/plain")])
+                return body
+            out = io.BytesIO()
+            SimpleHandler(io.BytesIO(), out, sys.stderr, {"SERVER_PROTOCOL": "HTTP/1.1"}).run(WSGIMiddleware(app))
+            return out.getvalue()
+        with tracer.start_as_current_span("server", kind=trace.SpanKind.SERVER):
+            assert b"Content-Length: 3\\r\\n" in served(Sized())  # as servers may say where there is one part
+            assert b"Content-Length" not in served(Body())
+        done()
+        """,
+        head=HEAD + WSGI,
+    )
+
+
 def test_wsgi_middleware_bills_a_span_that_the_application_makes_until_its_response_starts() -> None:
     [span] = run(
         """
