@@ -38,7 +38,7 @@ try:
 except ImportError:  # before 1.28
     SdkExemplar = None  # type: ignore[assignment,misc]
 
-__all__ = ["HistogramExporter", "interval_s", "make_exporter", "prefers_delta"]
+__all__ = ["HistogramExporter", "interval_s", "load_exporter", "make_exporter", "prefers_delta"]
 
 DEFAULT_INTERVAL_S = 60.0
 EXIT_TIMEOUT_S = 2.0
@@ -75,6 +75,19 @@ def make_exporter() -> sdk.MetricExporter:
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
     return OTLPMetricExporter()
+
+
+def load_exporter() -> None:
+    """
+    Import what `make_exporter` needs, and what it imports only when it is made or used.
+
+    Raises:
+        ImportError: The extra `otlp` is not installed.
+    """
+    import netrc  # noqa: F401  by requests
+
+    "localhost".encode("idna")
+    make_exporter().shutdown()
 
 
 class HistogramExporter:

@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from tracedthread import _settings
 from tracedthread.measure import Board
 
-from .histograms import HistogramExporter, make_exporter
+from .histograms import HistogramExporter, load_exporter, make_exporter
 from .observables import Observables, observe
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Metrics:
         self._observables: Observables = observe(meter_provider or metrics.get_meter_provider(), board.measure)
         self._waiting: HistogramExporter | None = None
         self._histograms: HistogramExporter | None = None
-        if uses_otlp() if histograms is None else histograms:
+        if (uses_otlp() if histograms is None else histograms) and _can_export():
             self._waiting = HistogramExporter(
                 board.measure, resource=self._resource, exporter=exporter_of_environment, exemplars=exemplars
             )
@@ -56,9 +56,11 @@ class Metrics:
 
     def tick(self, *_: object) -> None:
         """Begin with the histograms once it is known whose they are."""
-        if self._waiting is not None and self._known_resource() is not None:
-            self._histograms, self._waiting = self._waiting, None
-            self._histograms.start()
+        waiting = self._waiting
+        if waiting is not None and self._known_resource() is not None:
+            waiting.start()
+            # Not before: a child that is forked meanwhile has to start them itself.
+            self._histograms, self._waiting = waiting, None
 
     def close(self, timeout_s: float) -> None:
         """
@@ -105,9 +107,33 @@ def exporter_of_environment() -> Any:
     Raises:
         ImportError: It is not installed.
     """
+    return _load_grpc().OTLPMetricExporter() if _speaks_grpc() else make_exporter()
+
+
+def _speaks_grpc() -> bool:
     generally = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
-    if (os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or generally) != "grpc":
-        return make_exporter()
+    return (os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or generally) == "grpc"
+
+
+def _load_grpc() -> Any:
     from opentelemetry.exporter.otlp.proto.grpc import metric_exporter  # type: ignore[import-not-found, unused-ignore]
 
-    return metric_exporter.OTLPMetricExporter()
+    return metric_exporter
+
+
+def _can_export() -> bool:
+    """
+    Whether there is an exporter; where there is none, one line says so.
+
+    All that it needs is imported here, by the caller. On a thread of ours a fork of the program's could come in between,
+    and the child would have modules whose import nobody ever ends.
+    """
+    try:
+        if _speaks_grpc():
+            _load_grpc()
+        else:
+            load_exporter()
+    except Exception as exc:
+        _settings.say(f"no histograms by OTLP: {exc}")
+        return False
+    return True
