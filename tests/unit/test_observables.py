@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from typing import Any
 import pytest
 from opentelemetry.metrics import CallbackOptions
 from opentelemetry.metrics._internal import _ProxyMeterProvider
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, View
 
-from tracedthread import names
+from tracedthread import _settings, names
 from tracedthread.buckets import BOUNDS
 from tracedthread.measure import HistogramValue, Measurement
 from tracedthread.otel import observables
@@ -207,6 +208,84 @@ def test_a_child_that_is_forked_during_a_collection_tells_nothing_of_its_parents
         os._exit(sum(int(one.value) for one in told._observe(names.THREADS, options)))
     assert os.wait()[1] == 0
     assert [one.value for one in told._observe(names.THREADS, options)] == [1]
+    provider.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("is_set_later", [False, True])
+def test_what_a_childs_readers_are_told_begins_in_the_child(
+    is_set_later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observables, "_global", [])
+    parent = os.getpid()
+    numbers = [1000, 10, 15]
+
+    def measure() -> list[Measurement]:
+        value = numbers[0] if os.getpid() == parent else numbers[1]
+        return [
+            point(names.ACQUISITIONS, "Cache._lock", "lock", value=value),
+            *([point(names.ACQUISITIONS, "parent's", "lock")] if os.getpid() == parent else []),
+        ]
+
+    delta = {ObservableCounter: AggregationTemporality.DELTA}
+    readers = [InMemoryMetricReader(preferred_temporality=delta), InMemoryMetricReader()]
+    view = View(instrument_name="theirs", attribute_keys={"a"})
+    provider: Any = MeterProvider([*readers, InMemoryMetricReader()], views=[view], shutdown_on_exit=False)
+    theirs = provider.get_meter("theirs").create_counter("theirs")
+    theirs.add(5)
+    if is_set_later:
+        before = _ProxyMeterProvider()
+        observe(before, measure)
+        before.on_set_meter_provider(provider)
+    else:
+        observe(provider, measure)
+    name = names.ACQUISITIONS.name
+    assert [collected(reader)[name][LOCK] for reader in readers] == [1000, 1000]
+    if os.fork() == 0:
+        status = 1
+        try:
+            began = time.time_ns()
+            found = [collected(reader) for reader in readers]
+            assert [one[name] for one in found] == [{LOCK: 10}] * 2
+            assert "theirs" in found[1]  # what is not ours is left as it is
+            numbers[1] = 15
+            assert collected(readers[0])[name] == {LOCK: 5}
+            data = readers[1].get_metrics_data()
+            assert data is not None
+            (told,) = [
+                one
+                for scope in data.resource_metrics[0].scope_metrics
+                for metric in scope.metrics
+                if metric.name == name
+                for one in metric.data.data_points
+            ]
+            assert (told.value, told.start_time_unix_nano >= began) == (15, True)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.wait()[1] == 0
+    numbers[0] = 1001
+    assert collected(readers[0])[name][LOCK] == 1
+    provider.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_says_nothing_by_an_sdk_that_would_subtract_its_parents_numbers(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_settings, "_said", set())
+    reader = InMemoryMetricReader()
+    provider: Any = MeterProvider([reader], shutdown_on_exit=False)
+    told = observe(provider, Source())
+    assert collected(reader)
+    if os.fork() == 0:
+        (storage,) = provider._measurement_consumer._reader_storages.values()
+        matches = storage._instrument_view_instrument_matches
+        for one in matches:
+            matches[one] = [object()]  # an SDK that is made in another way
+        os._exit(sum(1 for _ in told._observe(names.THREADS, CallbackOptions())) + told.failures - 1)
+    assert os.wait()[1] == 0
+    assert capfd.readouterr().err.count("\n") == 1
     provider.shutdown()
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
-from tracedthread import __version__, names
+from tracedthread import __version__, _settings, names
 from tracedthread.measure import HistogramValue, Measurement
 from tracedthread.names import Metric
 
@@ -45,12 +46,15 @@ class Observables:
         self._observations: dict[Metric, list[Observation]] = {}
         self._pid = os.getpid()
         self._asked: set[Metric] = set(_OBSERVED)
+        self._instruments: list[weakref.ref[Any]] = []  # they lead to the provider, which is not to be kept
         meter = provider.get_meter(names.SCOPE, __version__, names.SCHEMA_URL)
         for metric in _OBSERVED:
             make: Any = (
                 meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_up_down_counter
             )
-            make(metric.name, [partial(self._observe, metric)], metric.unit, metric.description)
+            made = make(metric.name, [partial(self._observe, metric)], metric.unit, metric.description)
+            with suppress(TypeError):  # somebody else's, that there can be no reference to
+                self._instruments.append(weakref.ref(made))
 
     def start(self, measure: Measure) -> None:
         """Tell what `measure` says from now on."""
@@ -68,8 +72,12 @@ class Observables:
             return ()
         # A collection asks for every instrument once, so one that is asked a second time is asked by the next one. And
         # what a forked child finds is its parent's.
-        if metric in self._asked or self._pid != os.getpid():
-            self._asked, self._pid = set(), os.getpid()
+        if self._pid != os.getpid():
+            if not self._begin_anew():
+                return ()
+            self._asked, self._pid = set(_OBSERVED), os.getpid()
+        if metric in self._asked:
+            self._asked = set()
             try:
                 self._observations = _sorted_by_metric(measure())
             except Exception:
@@ -77,6 +85,33 @@ class Observables:
                 self._observations = {}
         self._asked.add(metric)
         return self._observations.get(metric, ())
+
+    def _begin_anew(self) -> bool:
+        """
+        In a forked child: let the SDK forget what its readers were told by the parent.
+
+        Else it would subtract that from what the child counts, which begins at zero, and exported deltas would be
+        negative. Whoever asks for our instruments does so under one lock of their provider, and nobody else uses what
+        is cleared here.
+
+        Returns:
+            Whether it has. If the SDK is made in another way, this child says nothing through it.
+        """
+        try:
+            for reference in self._instruments:
+                proxy = reference()
+                instrument = getattr(proxy, "_real_instrument", proxy)
+                consumer = getattr(instrument, "_measurement_consumer", None)
+                if consumer is None:  # there is none yet, or it is not the SDK's
+                    continue
+                for storage in consumer._reader_storages.values():
+                    for match in storage._instrument_view_instrument_matches.get(instrument, ()):
+                        match._attributes_aggregation.clear()
+        except Exception as exc:
+            self.failures += 1
+            _settings.say(f"no counters of forked children through this release of OpenTelemetry: {exc}")
+            return False
+        return True
 
 
 _known: weakref.WeakKeyDictionary[MeterProvider, Observables] = weakref.WeakKeyDictionary()
