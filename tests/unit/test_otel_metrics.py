@@ -68,3 +68,90 @@ def test_without_the_extra_the_caller_is_told_at_once() -> None:
     done = run(code)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
     assert done.stderr.startswith("tracedthread: no histograms by OTLP: ")
+
+
+DELTAS = """
+    import os, sys, threading, time, tracedthread
+    tracedthread.patch()
+    from opentelemetry.sdk.metrics import MeterProvider, export as sdk
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+    from tracedthread.otel import histograms, metrics, setup
+    from tracedthread.otel.options import Options
+    class Cache:
+        def __init__(self): self._lock = threading.Lock()
+    cache = Cache()
+    def use(times):
+        for _ in range(times):
+            with cache._lock: pass
+    sent = []
+    class Fake:
+        def export(self, data):
+            for resource in data.resource_metrics:
+                for metric in resource.scope_metrics[0].metrics:
+                    if metric.name == "tracedthread.lock.hold.duration":
+                        found = [one for one in metric.data.data_points if "Cache._lock" in one.attributes.values()]
+                        sent.extend((one.count, one.start_time_unix_nano) for one in found)
+            return sdk.MetricExportResult.SUCCESS
+        def shutdown(self): pass
+    metrics.exporter_of_environment = Fake
+    providers = {"tracer_provider": TracerProvider(), "meter_provider": MeterProvider()}
+    def start(): assert setup.start(options=Options(otlp_histograms=True, metrics_top=200), **providers)
+"""
+DELTA = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}
+
+
+def run_deltas(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run(textwrap.dedent(DELTAS) + textwrap.dedent(code), **DELTA, **environment)
+
+
+def test_stopped_and_started_again_deltas_go_on() -> None:
+    code = """
+        for _ in range(3):
+            start()
+            use(100)
+            assert setup.stop(30)
+        assert [count for count, _ in sent] == [100, 100, 100], sent
+        assert sorted(since for _, since in sent) == [since for _, since in sent]
+        if os.fork() == 0:  # it was stopped in the parent
+            sent.clear()
+            use(7)
+            start()
+            setup.stop(30)
+            os._exit([count for count, _ in sent] != [7])
+        assert os.wait()[1] == 0
+    """
+    done = run_deltas(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_exporter_that_was_never_closed_ends_and_deltas_go_on() -> None:
+    code = """
+        hangs = threading.Event()
+        class Slow(SpanExporter):
+            def export(self, spans):
+                hangs.wait(30)
+                return SpanExportResult.SUCCESS
+        providers["tracer_provider"].add_span_processor(SimpleSpanProcessor(Slow()))
+        def hold():
+            with cache._lock: time.sleep(0.3)
+        start()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        time.sleep(0.1)
+        use(1)
+        thread.join()
+        time.sleep(1)  # the recorder makes a span of that wait, and waits for its exporter
+        use(50)
+        assert not setup.stop(0.1)
+        assert not list(histograms._live)
+        use(50)
+        start()
+        hangs.set()
+        use(100)
+        assert setup.stop(30)
+        time.sleep(0.3)
+        assert sum(count for count, _ in sent) == 202, sent
+    """
+    done = run_deltas(code, OTEL_METRIC_EXPORT_INTERVAL="100")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

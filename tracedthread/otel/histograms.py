@@ -25,6 +25,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from tracedthread import __version__, _settings, _unsignalled, names
 from tracedthread._endings import at_end_of_child
 from tracedthread._gate import Gate
+from tracedthread._original import originals
 from tracedthread.exemplars import Exemplar, Exemplars
 from tracedthread.measure import HistogramValue, Measurement
 
@@ -38,7 +39,7 @@ try:
 except ImportError:  # before 1.28
     SdkExemplar = None  # type: ignore[assignment,misc]
 
-__all__ = ["HistogramExporter", "interval_s", "load_exporter", "make_exporter", "prefers_delta"]
+__all__ = ["HistogramExporter", "Told", "interval_s", "load_exporter", "make_exporter", "prefers_delta", "told_of"]
 
 DEFAULT_INTERVAL_S = 60.0
 EXIT_TIMEOUT_S = 2.0
@@ -90,6 +91,40 @@ def load_exporter() -> None:
     make_exporter().shutdown()
 
 
+class Told:
+    """
+    What of this process's histograms has arrived, whoever exports them: after a stop and start deltas go on there.
+
+    Attributes:
+        guard: Held during an export, for there can be an earlier exporter that was left behind with one.
+        values: Of each series.
+        exemplars: Likewise, by bucket.
+        until_ns: When that was, unix time.
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was told of another process: of a parent."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self.guard = originals.allocate_lock()
+        self.values: dict[Series, HistogramValue] = {}
+        self.exemplars: dict[Series, tuple[Exemplar | None, ...]] = {}
+        self.until_ns = 0
+
+
+_told: weakref.WeakKeyDictionary[object, Told] = weakref.WeakKeyDictionary()
+
+
+def told_of(source: object) -> Told:
+    """What has been told of this source of measurements; always the same one."""
+    return _told.setdefault(source, Told())
+
+
 class HistogramExporter:
     """
     Exports the histograms again and again, until it is closed.
@@ -99,6 +134,7 @@ class HistogramExporter:
         resource: Who this process is, asked in each. The provider's own, so that all metrics of a process join up.
         exporter: Makes an exporter, in a forked child another one.
         interval: Seconds between two exports.
+        told: What earlier exporters of the same have told. Default: nothing.
 
     Attributes:
         exports, failures: How many there were, and how many of them did not arrive.
@@ -113,9 +149,11 @@ class HistogramExporter:
         exporter: Callable[[], sdk.MetricExporter] = make_exporter,
         exemplars: Exemplars | None = None,
         interval: float | None = None,
+        told: Told | None = None,
     ) -> None:
         self._measure, self._resource, self._make, self._exemplars = measure, resource, exporter, exemplars
         self._interval = interval_s() if interval is None else interval
+        self._told = Told() if told is None else told
         self._origin: tuple[int, Any] = 0, None  # the process that it was started in, and which instance that was
         self._reset()
 
@@ -124,9 +162,6 @@ class HistogramExporter:
         self.is_failing = False
         self._stop, self._done = Gate(), Gate()
         self._is_running = False
-        self._before: dict[Series, HistogramValue] = {}  # as it has arrived, for deltas
-        self._told: dict[Series, tuple[Exemplar | None, ...]] = {}
-        self._arrived_ns = 0
 
     def start(self) -> bool:
         """
@@ -157,7 +192,15 @@ class HistogramExporter:
         self._is_running = not self._done.wait(timeout_s)
         return not self._is_running
 
+    def leave(self) -> None:
+        """Let it export for the last time, without waiting for that."""
+        _live.discard(self)
+        atexit.unregister(self.close)
+        with suppress(RuntimeError):  # somebody else does so at this moment
+            self._stop.open()
+
     def _launch(self, exporter: sdk.MetricExporter | None = None) -> bool:
+        self._told.begin()
         try:
             _unsignalled.start(self._run, exporter, self._stop, self._done)
         except Exception:  # at exit, or at a limit of the system
@@ -201,12 +244,13 @@ class HistogramExporter:
         return resource.attributes.get(SERVICE_INSTANCE_ID) or None
 
     def _export(self, exporter: sdk.MetricExporter, resource: Resource) -> None:
-        now = time.time_ns()
+        told = self._told
         values: dict[Series, HistogramValue] = {}
-        told: dict[Series, tuple[Exemplar | None, ...]] = {}
-        with hush():
+        exemplars: dict[Series, tuple[Exemplar | None, ...]] = {}
+        with told.guard, hush():
+            now = time.time_ns()
             try:
-                data = self._data(resource, now, values, told)
+                data = self._data(resource, now, values, exemplars)
                 if data is None:
                     return
                 self.exports += 1
@@ -214,10 +258,10 @@ class HistogramExporter:
                 reason = "it does not take them"
             except Exception as exc:
                 arrived, reason = False, type(exc).__name__
+            if arrived:
+                told.values, told.exemplars, told.until_ns = values, exemplars, now
         self.is_failing = not arrived
-        if arrived:
-            self._before, self._told, self._arrived_ns = values, told, now
-        else:
+        if not arrived:
             self.failures += 1
             if self.failures == 1:
                 self._say_failure(reason)
@@ -230,9 +274,10 @@ class HistogramExporter:
         resource: Resource,
         now: int,
         values: dict[Series, HistogramValue],
-        told: dict[Series, tuple[Exemplar | None, ...]],
+        exemplars: dict[Series, tuple[Exemplar | None, ...]],
     ) -> sdk.MetricsData | None:
-        """What to export; None if there is nothing. `values` and `told` are filled with what that makes known."""
+        """What to export; None if there is nothing. `values` and `exemplars` are filled with what that makes known."""
+        told = self._told
         delta = prefers_delta()
         temporality = sdk.AggregationTemporality.DELTA if delta else sdk.AggregationTemporality.CUMULATIVE
         points: dict[Metric, list[sdk.HistogramDataPoint]] = {}
@@ -243,15 +288,15 @@ class HistogramExporter:
             series = point.metric, point.attributes
             values[series] = value
             start = point.start_ns
-            if delta and series in self._before:
-                value, start = _since(value, self._before[series]), max(start, self._arrived_ns)
+            if delta and series in told.values:
+                value, start = _since(value, told.values[series]), max(start, told.until_ns)
             if not value.total:
                 continue
             more: dict[str, Any] = {}
             if SdkExemplar is not None and self._exemplars is not None:
                 found = _exemplars_of(self._exemplars, series, value)
-                news = [one for one in found if one is not None and one not in self._told.get(series, ())]
-                told[series] = found
+                news = [one for one in found if one is not None and one not in told.exemplars.get(series, ())]
+                exemplars[series] = found
                 more["exemplars"] = [
                     SdkExemplar({}, one.value_s, one.time_ns, one.span_id, one.trace_id) for one in news
                 ]
@@ -280,7 +325,7 @@ class HistogramExporter:
         return sdk.MetricsData([sdk.ResourceMetrics(resource, [scoped], resource.schema_url)])
 
     def _after_fork(self) -> None:
-        was_running = self._is_running
+        was_running = self._is_running and not self._stop.is_open
         self._reset()
         if was_running:
             self._launch()

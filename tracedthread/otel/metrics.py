@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from tracedthread import _settings
 from tracedthread.measure import Board
 
-from .histograms import HistogramExporter, load_exporter, make_exporter
+from .histograms import HistogramExporter, load_exporter, make_exporter, told_of
 from .observables import Observables, observe
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ class Metrics:
         self._histograms: HistogramExporter | None = None
         if (uses_otlp() if histograms is None else histograms) and _can_export():
             self._waiting = HistogramExporter(
-                board.measure, resource=self._resource, exporter=exporter_of_environment, exemplars=exemplars
+                board.measure,
+                resource=self._resource,
+                exporter=exporter_of_environment,
+                exemplars=exemplars,
+                told=told_of(board),
             )
             self.tick()
 
@@ -81,8 +85,12 @@ class Metrics:
             _settings.say("the last metrics could not be delivered by OTLP in time; ending without them")
 
     def withdraw(self) -> None:
-        """Answer the provider no more."""
+        """Answer the provider no more, nor export. Waits for nothing: `close` may never have been called."""
         self._observables.stop()
+        waiting, self._waiting = self._waiting, None
+        for histograms in (waiting, self._histograms):
+            if histograms is not None:
+                histograms.leave()
 
     def _known_resource(self) -> Resource | None:
         resource = getattr(self._tracer_provider or trace.get_tracer_provider(), "resource", None)

@@ -30,7 +30,7 @@ from tracedthread.exemplars import Exemplars
 
 from . import setup
 from .exporters import Delivery, LastSpans, LogExporter, MetricExporter, SpanExporter, SpanProcessor, say_no_more
-from .histograms import HistogramExporter
+from .histograms import HistogramExporter, told_of
 from .hush import hush, watch
 from .observables import Observables, observe
 from .options import Options, Settled
@@ -95,6 +95,7 @@ class Private:
                 resource=self._resource,
                 exporter=lambda: OTLPMetricExporter(endpoint=endpoint and f"{endpoint}/v1/metrics"),
                 exemplars=self._exemplars,
+                told=told_of(self._board),
             )
             self._histograms.start()
 
