@@ -324,6 +324,40 @@ def test_forked_children_tell_their_own_as_another_instance() -> None:
         assert len({resource["process.pid"] for resource in collector.resources()}) == 2
 
 
+def test_a_child_is_the_instance_that_its_provider_becomes_after_our_fork() -> None:
+    code = """
+        def renew():
+            global resource
+            resource = resource.merge(Resource({"service.instance.id": "child", "process.pid": os.getpid()}))
+        os.register_at_fork(after_in_child=lambda: (time.sleep(0.1), renew()))  # after our thread has begun
+        use(10)
+        if os.fork() == 0:
+            use(3)
+            sys.exit()
+        os.wait()
+    """
+    with FakeCollector() as collector:
+        done = run(code, collector)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert holds(collector) == {"child": 3, "parent": 10}
+
+
+def test_a_child_of_an_sdk_that_gives_it_no_instance_is_one_of_its_own_throughout() -> None:
+    code = """
+        if os.fork() == 0:
+            use(3)
+            time.sleep(0.5)
+            sys.exit()
+        os.wait()
+    """
+    with FakeCollector() as collector:
+        done = run(code, collector, OTEL_METRIC_EXPORT_INTERVAL="50")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        children = [one for one in collector.resources() if one["service.instance.id"] != "parent"]
+        assert len(children) > 2
+        assert len({one["service.instance.id"] for one in children}) == 1
+
+
 def test_children_of_multiprocessing_tell_before_they_end() -> None:
     code = """
         import multiprocessing

@@ -131,7 +131,7 @@ class HistogramExporter:
 
     Args:
         measure: Gives all points; what is no histogram is passed over.
-        resource: Who this process is, asked in each. The provider's own, so that all metrics of a process join up.
+        resource: Who this process is, asked before each export. The provider's own, so that all metrics of a process join up.
         exporter: Makes an exporter, in a forked child another one.
         interval: Seconds between two exports.
         told: What earlier exporters of the same have told. Default: nothing.
@@ -162,6 +162,7 @@ class HistogramExporter:
         self.is_failing = False
         self._stop, self._done = Gate(), Gate()
         self._is_running = False
+        self._own_instance = str(uuid.uuid4())  # where the SDK gives a child none
 
     def start(self) -> bool:
         """
@@ -214,10 +215,9 @@ class HistogramExporter:
             # No spans of other instrumentations about our requests.
             context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
             exporter = exporter or self._make()
-            resource = self._own_resource()
             while not stop.wait(self._interval):
-                self._export(exporter, resource)
-            self._export(exporter, resource)
+                self._export(exporter, self._own_resource())
+            self._export(exporter, self._own_resource())
         except Exception:
             self.failures += 1
         finally:
@@ -227,14 +227,14 @@ class HistogramExporter:
                 exporter.shutdown()
 
     def _own_resource(self) -> Resource:
-        """The provider's, unless it is still that of a parent."""
+        """The provider's, unless it is still that of a parent: newer SDKs give theirs another one, after our fork."""
         resource = self._resource()
         pid, instance = self._origin
         if pid == os.getpid():
             return resource
         own: dict[str, Any] = {}
         if self._instance_of(resource) in (None, instance):
-            own[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+            own[SERVICE_INSTANCE_ID] = self._own_instance
         if PROCESS_PID in resource.attributes:
             own[PROCESS_PID] = os.getpid()
         return resource.merge(Resource(own))
