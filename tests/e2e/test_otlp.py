@@ -273,6 +273,23 @@ def test_a_child_says_which_process_could_not_deliver_and_no_password(tmp_path: 
     ]
 
 
+def test_exemplars_are_of_what_a_process_has_waited_itself(tmp_path: Path) -> None:
+    program = """
+        from tracedthread.otel import setup
+        def known(): return sum(len(one) for one in setup._sinks[0]._exemplars._series.values())
+        wait()
+        time.sleep(1)
+        assert known() == 1
+        if os.fork() == 0:
+            time.sleep(1)
+            os._exit(known())
+        assert os.wait()[1] == 0
+        """
+    with Sink() as sink:
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("wanted", ["0", "1"])
 def test_histograms_can_be_left_out(tmp_path: Path, wanted: str) -> None:
     with Sink() as sink:

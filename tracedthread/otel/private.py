@@ -134,6 +134,7 @@ class Private:
     def after_fork(self) -> None:
         """In a child, whose new providers are still to come: those of the parent have nothing to say."""
         self._providers.forget()
+        self._exemplars.clear()
 
     def _say_missing(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
