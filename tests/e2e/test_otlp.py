@@ -290,6 +290,16 @@ def test_exemplars_are_of_what_a_process_has_waited_itself(tmp_path: Path) -> No
         assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_spans_that_are_not_exported_are_no_exemplars(tmp_path: Path) -> None:
+    with Sink() as sink:
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], "wait()", OTEL_TRACES_EXPORTER="none")
+        assert (result.returncode, result.stderr) == (0, "")
+        points = sink.points("tracedthread.lock.wait.duration")
+        assert points
+        assert not any(point.exemplars for point in points)
+        assert not sink.spans()
+
+
 @pytest.mark.parametrize("wanted", ["0", "1"])
 def test_histograms_can_be_left_out(tmp_path: Path, wanted: str) -> None:
     with Sink() as sink:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -251,6 +252,8 @@ class _Providers:
         if _is_wanted("TRACES"):
             spans = Delivery("spans")
             tracer_provider.add_span_processor(processor(spans, self._exporter(SpanExporter, spans, "traces")))
+        else:  # nor made: an exemplar that leads to a span would lead to nothing
+            settled = replace(settled, spans_per_second=0)
         self._endings.append(ending(tracer_provider))
         logger_provider = None
         if settled.thread_start_logs:
