@@ -273,6 +273,24 @@ def test_a_child_says_which_process_could_not_deliver_and_no_password(tmp_path: 
     ]
 
 
+def test_children_that_end_at_once_tell_all_the_same(tmp_path: Path) -> None:
+    program = """
+        lock = threading.Lock()
+        for _ in range(5):
+            if os.fork() == 0:
+                for _ in range(1000):
+                    with lock: pass
+                sys.exit()
+            assert os.wait()[1] == 0
+        """
+    with Sink() as sink:
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program, OTEL_RESOURCE_ATTRIBUTES="tier=web")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        told = [one for one in sink.points("tracedthread.lock.holds") if one.value >= 1000]
+        assert len({one.resource["service.instance.id"] for one in told}) == 5
+        assert {one.resource["tier"] for one in told} == {"web"}
+
+
 def test_exemplars_are_of_what_a_process_has_waited_itself(tmp_path: Path) -> None:
     program = """
         from tracedthread.otel import setup

@@ -22,7 +22,13 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import PROCESS_PID, SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import (
+    PROCESS_PARENT_PID,
+    PROCESS_PID,
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    Resource,
+)
 from opentelemetry.sdk.trace import TracerProvider
 
 from tracedthread import _core, _settings, _unsignalled
@@ -63,16 +69,22 @@ def start(endpoint: str | None = None, options: Options | None = None, *, exempl
     return setup.is_started() or setup.tell([Private(settled, endpoint, exemplars)], settled)
 
 
-def make_resource(*, child: bool = False) -> Resource:
+def make_resource(parent: Resource | None = None) -> Resource:
     """
     Who this process is: what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say, and what tells it from others.
 
     Args:
-        child: It is a fork, so that the instance that the environment names is its parent.
+        parent: Who the process is that this one is a fork of. All else is taken from there, for the SDK asks its
+            detectors on threads, which can be had no more where a child is ending already.
     """
+    if parent is not None:
+        own: dict[str, Any] = {PROCESS_PID: os.getpid(), SERVICE_INSTANCE_ID: str(uuid.uuid4())}
+        if PROCESS_PARENT_PID in parent.attributes:
+            own[PROCESS_PARENT_PID] = os.getppid()
+        return parent.merge(Resource(own))
     resource = Resource.create({PROCESS_PID: os.getpid()})
     known: dict[str, Any] = {}
-    if child or SERVICE_INSTANCE_ID not in resource.attributes:  # the SDK gives one since 1.42
+    if SERVICE_INSTANCE_ID not in resource.attributes:  # the SDK gives one since 1.42
         known[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
     if _core.program and str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         known[SERVICE_NAME] = f"unknown_service:{_core.program}"
@@ -164,7 +176,10 @@ class Private:
     def _resource(self) -> Resource:
         # Asked by two threads of a new child.
         resource = self._resources.get(os.getpid())
-        return resource or self._resources.setdefault(os.getpid(), make_resource(child=bool(self._resources)))
+        if resource is None:
+            first = next(iter(self._resources.values()), None)
+            resource = self._resources.setdefault(os.getpid(), make_resource(first))
+        return resource
 
 
 class _Ending:
