@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
@@ -102,11 +101,12 @@ class Private:
         self._resources: dict[int, Resource] = {}  # by process
         self._providers = self._make()
         self._histograms: HistogramExporter | None = None
+        self._deliveries: dict[int, Delivery] = {}  # of histograms, by process
         if _is_wanted("METRICS") and settled.otlp_histograms is not False:
             self._histograms = _Histograms(
                 self._board.measure,
                 resource=self._resource,
-                exporter=lambda: OTLPMetricExporter(endpoint=endpoint and f"{endpoint}/v1/metrics"),
+                exporter=lambda: MetricExporter(self._delivery(), endpoint and f"{endpoint}/v1/metrics"),
                 exemplars=self._exemplars,
                 told=told_of(self._board),
             )
@@ -142,7 +142,7 @@ class Private:
         if not all(ending.done.acquire(True, max(0.0, leave_by - time.monotonic())) for ending in endings):
             providers.abandon()
         say_no_more()
-        self._say_missing([delivery for delivery in providers.deliveries if delivery.missing])
+        self._say_missing([one for one in (*providers.deliveries, self._delivery()) if one.missing])
 
     def after_fork(self) -> None:
         """In a child, whose new providers are still to come: those of the parent have nothing to say."""
@@ -173,8 +173,11 @@ class Private:
                 providers.measure(self._board)
         return providers
 
+    def _delivery(self) -> Delivery:
+        """Of this process's histograms; asked by two threads of a new child, as is `_resource`."""
+        return self._deliveries.setdefault(os.getpid(), Delivery("exports of histograms"))
+
     def _resource(self) -> Resource:
-        # Asked by two threads of a new child.
         resource = self._resources.get(os.getpid())
         if resource is None:
             first = next(iter(self._resources.values()), None)
@@ -232,7 +235,7 @@ class _EndingHere:
 
 class _Histograms(HistogramExporter):
     def _say_failure(self, reason: str) -> None:
-        pass  # the counters fail at the same times, and say so
+        pass  # its `Delivery` does
 
 
 def _is_wanted(signal: str) -> bool:
