@@ -70,6 +70,39 @@ def test_without_the_extra_the_caller_is_told_at_once() -> None:
     assert done.stderr.startswith("tracedthread: no histograms by OTLP: ")
 
 
+@pytest.mark.parametrize("is_set_later", [False, True])
+def test_a_program_with_metrics_only_has_histograms_of_its_meter_provider(is_set_later: bool) -> None:
+    code = f"""
+        import threading, time
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.resources import Resource
+        from tracedthread.otel.instrumentor import TracedThreadInstrumentor
+        provider = MeterProvider(resource=Resource({{"service.name": "shop"}}))
+        TracedThreadInstrumentor().instrument(**({{}} if {is_set_later} else {{"meter_provider": provider}}))
+        with threading.Lock(): pass
+        if {is_set_later}: metrics.set_meter_provider(provider)
+    """
+    with FakeCollector() as collector:
+        done = run(code, collector.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert any(collector.points(names.HOLD_DURATION.name))
+        assert {one["service.name"] for one in collector.resources()} == {"shop"}
+
+
+def test_a_program_that_sets_up_no_sdk_exports_nothing() -> None:
+    code = """
+        import threading
+        from tracedthread.otel.instrumentor import TracedThreadInstrumentor
+        TracedThreadInstrumentor().instrument()
+        with threading.Lock(): pass
+    """
+    with FakeCollector() as collector:
+        done = run(code, collector.url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert not collector.requests
+
+
 DELTAS = """
     import os, sys, threading, time, tracedthread
     tracedthread.patch()

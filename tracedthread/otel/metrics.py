@@ -31,7 +31,8 @@ class Metrics:
 
     Args:
         meter_provider: None for the global one.
-        tracer_provider: Its resource, which all of the program's providers have, is that of the histograms.
+        tracer_provider: Its resource, which all of the program's providers have, is that of the histograms; if there is
+            none, that of the meter provider.
         histograms: Whether to export them; None: if the environment speaks of metrics by OTLP.
     """
 
@@ -44,7 +45,7 @@ class Metrics:
         exemplars: Exemplars | None = None,
         histograms: bool | None = None,
     ) -> None:
-        self._tracer_provider = tracer_provider
+        self._tracer_provider, self._meter_provider = tracer_provider, meter_provider
         self._observables: Observables = observe(meter_provider or metrics.get_meter_provider(), board.measure)
         self._waiting: HistogramExporter | None = None
         self._histograms: HistogramExporter | None = None
@@ -93,8 +94,12 @@ class Metrics:
                 histograms.leave()
 
     def _known_resource(self) -> Resource | None:
-        resource = getattr(self._tracer_provider or trace.get_tracer_provider(), "resource", None)
-        return resource if isinstance(resource, Resource) else None
+        tracer = self._tracer_provider or trace.get_tracer_provider()
+        meter = self._meter_provider or metrics.get_meter_provider()
+        for owner in (tracer, getattr(meter, "_sdk_config", None)):
+            if isinstance(resource := getattr(owner, "resource", None), Resource):
+                return resource
+        return None
 
     def _resource(self) -> Resource:
         return self._known_resource() or Resource.create()
