@@ -17,6 +17,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http.metric_exporter")
 from collector import FakeCollector
 
 from tracedthread import names
+from tracedthread.otel import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +55,42 @@ def test_nothing_is_imported_on_threads_of_ours() -> None:
         done = run(code, collector.url, OTEL_METRIC_EXPORT_INTERVAL="100")
         assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
         assert any(collector.points(names.HOLD_DURATION.name))
+
+
+@pytest.mark.parametrize(
+    ("names_of_exporters", "protocol", "expected"),
+    [
+        (None, None, "http"),
+        ("", None, "http"),  # an empty value is none
+        (" otlp ", None, "http"),
+        ("otlp", "grpc", "grpc"),
+        ("", "grpc", "grpc"),
+        ("console,otlp_proto_http", None, "http"),
+        ("otlp_proto_http", "grpc", "http"),  # the name goes before, as in the SDK
+        ("otlp_proto_grpc", None, "grpc"),
+        ("otlp_proto_grpc", "http/protobuf", "grpc"),
+        ("none", None, None),
+        ("console,prometheus", "grpc", None),
+    ],
+)
+def test_exporters_are_named_as_the_sdk_has_them(
+    names_of_exporters: str | None, protocol: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
+    for name, value in (("OTEL_METRICS_EXPORTER", names_of_exporters), ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+    class Grpc:
+        OTLPMetricExporter = staticmethod(lambda: "grpc")
+
+    monkeypatch.setattr(metrics, "_load_grpc", lambda: Grpc)
+    monkeypatch.setattr(metrics, "make_exporter", lambda: "http")
+    assert metrics.uses_otlp() == (expected is not None)
+    if expected is not None:
+        assert metrics.exporter_of_environment() == expected
 
 
 def test_without_the_extra_the_caller_is_told_at_once() -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics", "exporter_of_environment", "uses_otlp"]
 
+# As the SDK's exporters of one protocol are called; `otlp` leaves that to the environment.
+_HTTP, _GRPC = "otlp_proto_http", "otlp_proto_grpc"
+
 
 class Metrics:
     """
@@ -107,15 +110,20 @@ class Metrics:
 
 def uses_otlp() -> bool:
     """Whether the environment speaks of metrics by OTLP."""
-    if (names := os.environ.get("OTEL_METRICS_EXPORTER")) is not None:
-        return "otlp" in (name.strip() for name in names.split(","))
+    if names := _exporters():
+        return any(name in ("otlp", _HTTP, _GRPC) for name in names)
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
     return any(os.environ.get(name) for name in endpoints)
 
 
+def _exporters() -> list[str]:
+    """OTEL_METRICS_EXPORTER, in which nothing is the same as none of it."""
+    return [name for one in os.environ.get("OTEL_METRICS_EXPORTER", "").split(",") if (name := one.strip())]
+
+
 def exporter_of_environment() -> Any:
     """
-    The exporter that OTEL_EXPORTER_OTLP_* describe, in the protocol that they name.
+    The exporter that OTEL_EXPORTER_OTLP_* describe, in the protocol that they or OTEL_METRICS_EXPORTER name.
 
     Raises:
         ImportError: It is not installed.
@@ -124,8 +132,11 @@ def exporter_of_environment() -> Any:
 
 
 def _speaks_grpc() -> bool:
+    named = [name for name in _exporters() if name in (_HTTP, _GRPC)]
+    if named:  # that goes before
+        return named[0] == _GRPC
     generally = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
-    return (os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or generally) == "grpc"
+    return (os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or generally).strip() == "grpc"
 
 
 def _load_grpc() -> Any:
