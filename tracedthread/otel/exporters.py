@@ -13,6 +13,7 @@ import requests
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import SpanProcessor as SdkSpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -33,6 +34,8 @@ __all__ = [
     "say_no_more",
 ]
 
+_NO_ANSWER = "no answer in time"
+
 
 class Delivery:
     """
@@ -43,7 +46,8 @@ class Delivery:
 
     Attributes:
         destination: Where they go, as it can be shown.
-        reason: What became of the last attempt, in words, unless it went well.
+        reason: Why what is missing is, in words: of the last attempt that failed; if none did, it is still under way.
+        rejected: How much of the batch under way was refused by a collector that took the rest.
     """
 
     def __init__(self, what: str) -> None:
@@ -51,7 +55,9 @@ class Delivery:
         self.handed = 0
         self.delivered = 0
         self.destination = ""
-        self.reason = "no answer in time"
+        self.reason = _NO_ANSWER
+        self.rejected = 0
+        self._has_lost = False
 
     @property
     def missing(self) -> int:
@@ -66,15 +72,19 @@ class Delivery:
             What `export` does; None if it has raised something.
         """
         result = None
+        self.rejected = 0
         with hush():
             try:
                 result = export(*args, **kwargs)
             except Exception as exc:
                 self.reason = _in_words(exc)
-        if getattr(result, "name", "") == "SUCCESS":
-            self.delivered += items
-        else:
+        lost = min(items, self.rejected) if getattr(result, "name", "") == "SUCCESS" else items
+        self.delivered += items - lost
+        if lost:
+            self._has_lost = True
             say_failure(self.destination, self.reason)
+        elif not self._has_lost:  # attempts that failed at first are made good
+            self.reason = _NO_ANSWER
         return result
 
 
@@ -92,14 +102,25 @@ class _Session(requests.Session):
         except Exception as exc:
             self._delivery.reason = _in_words(exc)
             raise
-        self._delivery.reason = f"HTTP {response.status_code}"
+        if not response.ok:
+            self._delivery.reason = f"HTTP {response.status_code}"
+        elif rejected := _rejected(response.content):
+            self._delivery.rejected, self._delivery.reason = rejected, "refused in part"
         return response
+
+
+def _rejected(answer: bytes) -> int:
+    """How much of a batch that was taken was not: `partial_success` has the same layout for all signals."""
+    try:
+        return max(0, ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans)
+    except Exception:  # it is something else
+        return 0
 
 
 def _in_words(exc: BaseException) -> str:
     """What the system says, where it is that: these libraries wrap it up several times."""
     if isinstance(exc, requests.Timeout):
-        return "no answer in time"
+        return _NO_ANSWER
     innermost: BaseException | None = exc
     while innermost is not None:
         if isinstance(innermost, OSError) and innermost.strerror:
@@ -154,7 +175,7 @@ class SpanExporter(_Counted, OTLPSpanExporter):
 
 
 class MetricExporter(_Counted, OTLPMetricExporter):
-    """Of metrics. What could not be sent is sent the next time, for sums only grow."""
+    """Of metrics. What could not be sent is in the next export where sums are cumulative; a counter's delta is lost."""
 
     def export(self, metrics_data: Any, *args: Any, **kwargs: Any) -> Any:
         """Send what was measured."""
