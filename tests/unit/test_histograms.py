@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_deltas_are_what_has_come_since_what_has_arrived(preference: str, monkey
 @pytest.mark.skipif(histograms.SdkExemplar is None, reason="the SDK has no exemplars before 1.28")
 def test_exemplars_are_sent_once_with_their_own_time() -> None:
     exemplars = Exemplars()
-    exemplars.add(WAIT, ("Cache._lock", "lock"), Exemplar(0.002, 0xABC, 0xDEF, 123))
+    exemplars.add(WAIT, ("Cache._lock", "lock"), Exemplar(0.002, 0xABC, 0xDEF, 1_230))
     exemplars.add(WAIT, ("Other._lock", "lock"), Exemplar(0.002, 1, 2, 3))
     with FakeCollector() as collector:
         source = Source(*[1] * len(BOUNDS))
@@ -158,9 +159,47 @@ def test_exemplars_are_sent_once_with_their_own_time() -> None:
         assert one.close(30)
         first, *later = (points[0] for points in collector.points(WAIT))
         (exemplar,) = first.exemplars
-        assert (exemplar.as_double, exemplar.time_unix_nano) == (0.002, 123)
+        assert (exemplar.as_double, exemplar.time_unix_nano) == (0.002, 1_230)
         assert (int.from_bytes(exemplar.trace_id, "big"), int.from_bytes(exemplar.span_id, "big")) == (0xABC, 0xDEF)
         assert all(not point.exemplars for point in later)
+
+
+@pytest.mark.skipif(histograms.SdkExemplar is None, reason="the SDK has no exemplars before 1.28")
+def test_an_exemplar_is_of_its_deltas_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    exemplars = Exemplars()
+    exports: list[Any] = []
+
+    class Fake:
+        def export(self, data: sdk.MetricsData) -> sdk.MetricExportResult:
+            exports.append(data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points[0])
+            return sdk.MetricExportResult.SUCCESS
+
+    fake: Any = Fake()
+    source = Source(0, sum_s=0.0)
+    one = HistogramExporter(source, resource=Resource.get_empty, exemplars=exemplars)
+
+    def export(*counts: int) -> list[int]:
+        source.set(*counts, sum_s=float(sum(counts)))
+        one._export(fake, Resource.get_empty())
+        return [exemplar.trace_id for exemplar in exports[-1].exemplars]
+
+    def add(trace: int, time_ns: int) -> None:
+        exemplars.add(WAIT, ("Cache._lock", "lock"), Exemplar(BOUNDS[0], trace, 1, time_ns))
+
+    add(1, 999)
+    assert export(1) == []  # measured before the series began
+    add(2, time.time_ns())
+    assert export(2) == [2]
+    assert export(2, 1) == []  # in another bucket
+    assert export(3, 1) == []  # in the same one again, of which nothing new is known
+    add(3, exports[-1].time_unix_nano - 1)
+    assert export(4, 1) == []
+    ahead = time.time_ns() + 10**12  # of the interval after this one, at the earliest
+    add(4, ahead)
+    assert export(5, 1) == [4]
+    assert export(5, 2) == []
+    assert export(6, 2) == []  # it has been told
 
 
 @pytest.mark.parametrize("status", [400, 429, 503])

@@ -287,6 +287,7 @@ class HistogramExporter:
                 continue
             series = point.metric, point.attributes
             values[series] = value
+            exemplars[series] = told.exemplars.get(series, ())
             start = point.start_ns
             if delta and series in told.values:
                 value, start = _since(value, told.values[series]), max(start, told.until_ns)
@@ -295,8 +296,10 @@ class HistogramExporter:
             more: dict[str, Any] = {}
             if SdkExemplar is not None and self._exemplars is not None:
                 found = _exemplars_of(self._exemplars, series, value)
-                news = [one for one in found if one is not None and one not in told.exemplars.get(series, ())]
-                exemplars[series] = found
+                before = told.exemplars.get(series) or (None,) * len(found)
+                # Older ones are of what has been counted in another interval, or under another name.
+                news = [one for one in found if one is not None and one not in before and one.time_ns >= start]
+                exemplars[series] = tuple(new or old for new, old in zip(found, before))
                 more["exemplars"] = [
                     SdkExemplar({}, one.value_s, one.time_ns, one.span_id, one.trace_id) for one in news
                 ]
