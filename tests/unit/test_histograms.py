@@ -274,6 +274,36 @@ def test_an_exporter_that_raises_is_counted(monkeypatch: pytest.MonkeyPatch, cap
     assert "OSError" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("ends", ["at once", "later"])
+def test_histograms_that_end_are_said(
+    ends: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_settings, "_said", set())
+    asked: list[None] = []
+
+    def resource() -> Resource:
+        asked.append(None)
+        if ends == "at once" or len(asked) > 2:
+            raise RuntimeError("no resource")
+        return Resource.get_empty()
+
+    class Fake:
+        def export(self, data: object) -> sdk.MetricExportResult:
+            return sdk.MetricExportResult.SUCCESS
+
+        def shutdown(self) -> None:
+            pass
+
+    make: Any = Fake
+    one = HistogramExporter(Source(1), resource=resource, exporter=make, interval=0.01)
+    assert one.start() == (ends == "later")
+    if ends == "later":
+        until(lambda: one.failures)
+    assert one.close(30)
+    assert not one.is_failing  # nothing is known of the collector
+    assert capfd.readouterr().err == "tracedthread: no histograms by OTLP: no resource\n"
+
+
 def test_without_the_extra_one_line_says_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(_settings, "_said", set())
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.metric_exporter", None)

@@ -173,12 +173,12 @@ class HistogramExporter:
         if self._is_running:
             return True
         try:
-            exporter = self._make()
+            exporter, resource = self._make(), self._resource()
         except Exception as exc:
             _settings.say(f"no histograms by OTLP: {exc}")
             return False
         watch()
-        self._origin = os.getpid(), self._instance_of(self._resource())
+        self._origin = os.getpid(), self._instance_of(resource)
         _live.add(self)
         atexit.register(self.close)
         return self._launch(exporter)
@@ -218,8 +218,9 @@ class HistogramExporter:
             while not stop.wait(self._interval):
                 self._export(exporter, self._own_resource())
             self._export(exporter, self._own_resource())
-        except Exception:
+        except Exception as exc:  # not of an export: the collector may be well
             self.failures += 1
+            _settings.say(f"no histograms by OTLP: {exc}")
         finally:
             done.open()
         if exporter is not None:
