@@ -112,7 +112,7 @@ class _Session(requests.Session):
 def _rejected(answer: bytes) -> int:
     """How much of a batch that was taken was not: `partial_success` has the same layout for all signals."""
     try:
-        return max(0, ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans)
+        return max(0, int(ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans))
     except Exception:  # it is something else
         return 0
 

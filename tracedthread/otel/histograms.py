@@ -131,7 +131,8 @@ class HistogramExporter:
 
     Args:
         measure: Gives all points; what is no histogram is passed over.
-        resource: Who this process is, asked before each export. The provider's own, so that all metrics of a process join up.
+        resource: Who this process is, asked before each export. The provider's own, so that all metrics of a process
+            join up.
         exporter: Makes an exporter, in a forked child another one.
         interval: Seconds between two exports.
         told: What earlier exporters of the same have told. Default: nothing.

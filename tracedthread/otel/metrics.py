@@ -149,8 +149,8 @@ def _can_export() -> bool:
     """
     Whether there is an exporter; where there is none, one line says so.
 
-    All that it needs is imported here, by the caller. On a thread of ours a fork of the program's could come in between,
-    and the child would have modules whose import nobody ever ends.
+    All that it needs is imported here, by the caller. On a thread of ours a fork could come in between, and the child
+    would have modules whose import nobody ever ends.
     """
     try:
         if _speaks_grpc():
