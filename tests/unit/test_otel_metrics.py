@@ -93,6 +93,15 @@ def test_exporters_are_named_as_the_sdk_has_them(
         assert metrics.exporter_of_environment() == expected
 
 
+def test_loading_the_exporter_logs_nothing() -> None:
+    code = """
+        from tracedthread.otel.histograms import load_exporter
+        load_exporter()
+    """
+    done = run(code, OTEL_EXPORTER_OTLP_HEADERS="no header")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_without_the_extra_the_caller_is_told_at_once() -> None:
     code = """
         import sys

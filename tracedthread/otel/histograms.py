@@ -87,8 +87,12 @@ def load_exporter() -> None:
     """
     import netrc  # noqa: F401  by requests
 
+    import opentelemetry.exporter.otlp.proto.http.metric_exporter  # noqa: F401  makes its logger
+
     "localhost".encode("idna")
-    make_exporter().shutdown()
+    watch()
+    with hush():  # the one that is used says it all again
+        make_exporter().shutdown()
 
 
 class Told:
