@@ -14,7 +14,7 @@ static double per_update(uint64_t ticks) { return tt_clock_ns_per_tick() * (doub
 
 int main(void)
 {
-    CHECK(tt_capture_open(NULL, 0, NULL, "ledger", "3.0") == 0);
+    CHECK(tt_capture_open(NULL, 0, NULL, "ledger", "3.0") == 0 && tt_capture_move() == 0);
     take_gil();
     tt_recording_set(1);
     tt_lock lock = {.site = TT_SITE_OTHER};

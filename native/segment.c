@@ -183,11 +183,10 @@ static void close_door(void)
     door.fd = -1;
 }
 
-// Writes a new capture's header and section table at `base`, which is all zero.
+// Writes a new capture's header and section table at `base`, which is all zero; a capture it becomes by start_process.
 static void start_header(uint8_t *base, uint64_t size, const tt_section *sections, const char *program, const char *python)
 {
     tt_header *h = (tt_header *)base;
-    memcpy(h->magic, "\x93TTC\r\n\x1a\n", 8);
     h->abi = TT_ABI;
     h->header_size = sizeof(tt_header);
     h->size = size;
@@ -208,6 +207,7 @@ static void start_process(tt_header *h)
     h->pid_space = pid_space();
     h->first = h->last = tt_clock_anchor();
     h->recording = tt_recording_get() != 0;
+    memcpy(h->magic, "\x93TTC\r\n\x1a\n", 8);
 }
 
 static uint64_t text_size(uint32_t length) { return ((uint64_t)sizeof length + length + 3) / 4 * 4; }

@@ -66,7 +66,7 @@ def snapshot() -> Profile:
     from .capture import Capture  # after the check: where patch() declined, an import may well fail too
     from .profile import Profile
 
-    return Profile.from_capture(Capture.from_buffer(core.copy()))
+    return Profile.from_capture(Capture.from_buffer(core.copy()).of_running())
 
 
 class Recording:

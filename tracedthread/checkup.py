@@ -87,6 +87,7 @@ def of_process(pid: int) -> Iterator[Finding]:
     try:
         with Target(pid) as target:
             capture = target.copy()
+            target.look_again()
         yield from _recording(capture, f"Process {pid}")
     except Refused as exc:
         yield Finding("target", WRONG, f"{_sentence(str(exc))}.")
@@ -204,7 +205,7 @@ _BECAME = {
     "running": "still runs",
     "exited": "has ended",
     "killed": "ended without closing it",
-    "unknown": "had not closed it, on another machine or in another container",
+    "unknown": "had not closed it, on another machine, in another container or before a reboot",
 }
 
 

@@ -101,14 +101,15 @@ class Histogram:
         the lower edges of their buckets.
 
         Args:
-            sum_ns: Of all durations, by a clock whose rate differs by less than 0.1 % from that of the buckets.
+            sum_ns: Of all durations, by the clock of the buckets.
         """
         highest = max((index for index, count in enumerate(self.counts) if count), default=-1)
         if highest < 0:
             return 0.0
         upper = float("inf") if highest == BUCKETS - 1 else float(lower_edge_ns(highest + 1))
+        lower = float(lower_edge_ns(highest))
         at_least_ns = sum(lower_edge_ns(index) * count for index, count in enumerate(self.counts))
-        return min(upper, sum_ns - 0.999 * (at_least_ns - lower_edge_ns(highest)))
+        return max(lower, min(upper, sum_ns - (at_least_ns - lower)))  # in a damaged capture they may not fit
 
 
 EMPTY = Histogram()

@@ -77,11 +77,15 @@ class PoolRow:
         ns = self.queue.quantile_ns(fraction, self.queue_max_ticks * self.tick_s * 1e9)
         return round(ns * 1e-9, 9)
 
-    def since(self, before: PoolRow) -> PoolRow:
-        """What was counted after `before`; what is in progress is so at its end. Maxima are at most 12.5 % too high."""
+    def since(self, before: PoolRow, bucket_tick_s: float) -> PoolRow:
+        """
+        What was counted after `before`; what is in progress is so at its end. Maxima are at most 12.5 % too high.
+
+        `bucket_tick_s` is as in Process.
+        """
         sums: dict[str, Any] = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         queue = self.queue - before.queue
-        bound = queue.bound_ns(sums["queue_ticks"] * self.tick_s * 1e9) * 1e-9 / self.tick_s
+        bound = queue.bound_ns(sums["queue_ticks"] * bucket_tick_s * 1e9) / (bucket_tick_s * 1e9)
         longest = max_since(self.queue_max_ticks, before.queue_max_ticks, bound)
         return replace(self, **sums, queue=queue, queue_max_ticks=longest)
 
@@ -124,10 +128,10 @@ def read_pools(capture: Capture) -> tuple[PoolRow, ...]:
     return _sorted_pools(rows)
 
 
-def pools_since(after: Iterable[PoolRow], before: Iterable[PoolRow]) -> tuple[PoolRow, ...]:
+def pools_since(after: Iterable[PoolRow], before: Iterable[PoolRow], bucket_tick_s: float) -> tuple[PoolRow, ...]:
     """What was counted between two moments of one recording; without pools that had nothing to do."""
     known = {row.name: row for row in before}
-    rows = [row.since(known[row.name]) if row.name in known else row for row in after]
+    rows = [row.since(known[row.name], bucket_tick_s) if row.name in known else row for row in after]
     return _sorted_pools(row for row in rows if row.submitted or row.tasks or row.queued)
 
 

@@ -47,6 +47,7 @@ class Process:
         started_ns: When the recording began, since 1970-01-01 UTC.
         state: `running`, `exited`, `killed` or `unknown`, as of Capture.
         start_ticks: The same moment as `started_ns` on the capture's clock.
+        bucket_tick_s: A tick as histograms count it: by the calibration at the start, which `tick_s` improves on.
     """
 
     pid: int
@@ -58,6 +59,7 @@ class Process:
     duration_ticks: int
     paused_ticks: int
     tick_s: float
+    bucket_tick_s: float
 
     @property
     def is_cut_off(self) -> bool:
@@ -152,6 +154,7 @@ class Profile:
                 duration_ticks=capture.end_ticks - header.first_ticks,
                 paused_ticks=_paused_ticks(capture),
                 tick_s=tick_s,
+                bucket_tick_s=header.ns_per_tick / 2**32 * 1e-9,
             ),
             locks=_sorted_locks(locks),
             idle=_sorted_waits(idle),
@@ -242,6 +245,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
     if (after.process.pid, after.process.start_ticks) != (before.process.pid, before.process.start_ticks):
         raise ValueError("the profiles are of different recordings")
     tick_s, elapsed = after.process.tick_s, before.process.duration_ticks
+    bucket_tick_s = after.process.bucket_tick_s
     return Profile(
         process=replace(
             after.process,
@@ -250,7 +254,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
             duration_ticks=max(0, after.process.duration_ticks - elapsed),
             paused_ticks=max(0, after.process.paused_ticks - before.process.paused_ticks),
         ),
-        locks=_sorted_locks(_subtract_locks(after.locks, before.locks, tick_s)),
+        locks=_sorted_locks(_subtract_locks(after.locks, before.locks, bucket_tick_s)),
         idle=_sorted_waits(_subtract_waits(after.idle, before.idle)),
         resources=_sorted_waits(_subtract_waits(after.resources, before.resources)),
         threads=_sorted_threads(threads_since(after.threads, before.threads, elapsed)),
@@ -260,7 +264,7 @@ def subtract(after: Profile, before: Profile) -> Profile:
         lost={name: max(0, count - before.lost.get(name, 0)) for name, count in after.lost.items()},
         events=after.events.since(before.events, elapsed),
         waiting=after.waiting,
-        pools=pools_since(after.pools, before.pools),
+        pools=pools_since(after.pools, before.pools, bucket_tick_s),
         full=after.full,
     )
 
@@ -501,7 +505,7 @@ def _subtract_blame(after: Iterable[BlameRow], before: Iterable[BlameRow]) -> li
     return [row for row in rows if row.holds or row.blame_ticks]
 
 
-def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s: float) -> list[LockRow]:
+def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], bucket_tick_s: float) -> list[LockRow]:
     known = {row.key: row for row in before}
     rows = []
     for row in after:
@@ -509,7 +513,7 @@ def _subtract_locks(after: Iterable[LockRow], before: Iterable[LockRow], tick_s:
             old = known[row.key]
             waits = _sorted_waits(_subtract_waits(row.waits, old.waits))
             blame = _sorted_blame(_subtract_blame(row.blame, old.blame))
-            row = replace(row, stats=row.stats.since(old.stats, tick_s), waits=waits, blame=blame)
+            row = replace(row, stats=row.stats.since(old.stats, bucket_tick_s), waits=waits, blame=blame)
         if row.stats:
             rows.append(row)
     return rows

@@ -269,7 +269,7 @@ def _read() -> tuple[Profile, tuple[Pending, ...]]:
     core = _core.loaded()
     if core is None or not is_patched():
         raise Unjudged(_why_not_recorded())
-    capture = Capture.from_buffer(core.copy())
+    capture = Capture.from_buffer(core.copy()).of_running()
     return Profile.from_capture(capture), pending(capture)
 
 

@@ -124,9 +124,9 @@ class Stats:
             wait_max_is_bound=max(self, other, key=lambda one: one.wait_max_ticks).wait_max_is_bound,
         )
 
-    def since(self, before: Stats, tick_s: float) -> Stats:
+    def since(self, before: Stats, bucket_tick_s: float) -> Stats:
         """
-        What was counted after `before`.
+        What was counted after `before`; `bucket_tick_s` is as in Process.
 
         Counts, sums and histograms are exact. A maximum is exact if it grew, or is of one alone; else it may be
         too high, by at most 12.5 %. `created` counts every lock that existed at some time since then.
@@ -135,8 +135,9 @@ class Stats:
         sums = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         sums["created"] = max(0, self.created - before.destroyed)
         hold, wait = self.hold - before.hold, self.wait - before.wait
-        hold_bound = hold.bound_ns(sums["hold_ticks"] * tick_s * 1e9) * 1e-9 / tick_s
-        wait_bound = wait.bound_ns(sums["wait_ticks"] * tick_s * 1e9) * 1e-9 / tick_s
+        tick_ns = bucket_tick_s * 1e9
+        hold_bound = hold.bound_ns(sums["hold_ticks"] * tick_ns) / tick_ns
+        wait_bound = wait.bound_ns(sums["wait_ticks"] * tick_ns) / tick_ns
         return Stats(
             **sums,
             hold_max_ticks=max_since(self.hold_max_ticks, before.hold_max_ticks, hold_bound),

@@ -157,10 +157,10 @@ def _untimed(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> int:
 
 def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Reading:
     measure = limit.measure
+    attempts = lock.stats.attempts + sum(one.of == "wait" for one in pending)
     lock = replace(lock, stats=_with_pending(lock, pending))
     stats = lock.stats
     if measure.of == "contended":
-        attempts = stats.attempts + sum(one.of == "wait" for one in pending)
         value = round(stats.contended / attempts, 12) if attempts else 0.0
     elif measure.percentile is None:
         value = lock.wait_s if measure.of == "wait" else lock.hold_s
@@ -172,7 +172,9 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
     minimum = any(one.is_minimum and one.of == measure.of for one in pending)
     least = value
     if measure.percentile == 100 and (stats.wait_max_is_bound if measure.of == "wait" else stats.hold_max_is_bound):
-        least = (stats.wait if measure.of == "wait" else stats.hold).floor_ns() * 1e-9
+        histogram, sum_s = (stats.wait, lock.wait_s) if measure.of == "wait" else (stats.hold, lock.hold_s)
+        longest = max((one.elapsed_ticks * lock.tick_s for one in pending if one.of == measure.of), default=0.0)
+        least = min(value, max(histogram.floor_ns() * 1e-9, sum_s / sum(histogram.counts), longest))
     return Reading(lock.name, lock.created, value, least > limit.most, lock, lock.blame, pending, minimum, least)
 
 
@@ -212,7 +214,7 @@ def _may_hide(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> bool
     bound = (
         limit if limit.measure.percentile is None else replace(limit, measure=replace(limit.measure, percentile=100))
     )
-    return _read_lock(lock, bound, pending).exceeded
+    return _read_lock(lock, bound, pending).value > limit.most
 
 
 def _judge_blame(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -> Verdict:

@@ -531,3 +531,10 @@ def test_notes_end_where_nothing_was_written() -> None:
     builder.note("")
     builder.note('{"what": "second", "count": 1, "where": []}')
     assert [note["what"] for note in Capture.from_buffer(builder.build()).notes()] == ["first"]
+
+
+def test_a_process_knows_itself_that_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is no /proc, as after a chroot."""
+    with tracedthread.record():
+        monkeypatch.setattr("tracedthread.capture._pid_space", lambda: -1)
+        assert tracedthread.snapshot().process.state == "running"

@@ -230,6 +230,20 @@ def test_attempts_that_gave_up_are_no_acquisitions_that_waited(tmp_path: Path) -
     assert main(["check", path, "--max-contended", "a=49%"]) == 1
 
 
+def test_attempts_in_progress_count_once(tmp_path: Path) -> None:
+    """One thread has the lock, three wait for it, when the process is killed."""
+    builder = cb.CaptureBuilder(grown=True, state=1, pid=2**22 + 1)
+    lock = builder.site("a", ("f", "a.py", 1))
+    lock.counters["acquisitions"], lock.counters["waiters"] = 1, 3
+    builder.thread("holder", "work")
+    for number in range(3):
+        builder.thread(f"stuck {number}", "work")
+        builder.waits_for(2 + number, 0xABC0, lock, places=LOOKUP)
+    path = str(save(tmp_path, builder))
+    assert main(["check", path, "--max-contended", "a=74%"]) == 1
+    assert main(["check", path, "--max-contended", "a=75%"]) == 0
+
+
 def test_a_recording_without_blame_cannot_be_judged_on_it(tmp_path: Path) -> None:
     builder = cb.CaptureBuilder()
     lock = builder.site("a", ("f", "a.py", 1))
@@ -276,27 +290,28 @@ def test_a_lock_that_found_no_room_is_not_taken_for_a_slip(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("most", "exceeded", "unknown"), [("27ms", True, False), ("28ms", False, True), ("30ms", False, False)]
+    ("most", "exceeded", "unknown"), [("28ms", True, False), ("28.5ms", False, True), ("29.3ms", False, False)]
 )
 @pytest.mark.parametrize("of", ["wait", "hold"])
 def test_a_maximum_that_is_known_to_a_bucket_is_judged_beyond_its_edges(
     of: str, most: str, exceeded: bool, unknown: bool
 ) -> None:
-    """The bucket is from 27.3 ms to 29.4 ms."""
+    """The bucket of both is from 27.26 ms to 29.36 ms, so the longer one lasted 29.24 ms at most, and half of all at least."""
     builder, lock = shop()
     lock.hold(100 * cb.MS)
     builder.wait(lock, "lock", LOOKUP, 100 * cb.MS)
     before = profile(builder)
-    lock.hold(29 * cb.MS, times=2)
-    builder.wait(lock, "lock", LOOKUP, 29 * cb.MS, 29 * cb.MS)
+    for ns in (27_500_000, 29 * cb.MS):
+        lock.hold(ns)
+        builder.wait(lock, "lock", LOOKUP, ns)
     builder.duration_ns += cb.SECOND
     limit = Limit.parse(MEASURES[f"{of}-max"], f"PriceCache._lock={most}")
     (verdict,) = judge(subtract(profile(builder), before), [limit])
     assert (bool(verdict.exceeded), bool(verdict.problem)) == (exceeded, unknown)
     if unknown:
-        assert f"the longest {of} of PriceCache._lock was between 27.3 ms and 29.4 ms" in verdict.problem
+        assert f"the longest {of} of PriceCache._lock was between 28.2 ms and 29.2 ms" in verdict.problem
     if exceeded:
-        assert f"longest {of} was at most 29.4 ms, the limit is 27.0 ms" in explain(verdict)[0]
+        assert f"longest {of} was at most 29.2 ms, the limit is 28.0 ms" in explain(verdict)[0]
 
 
 def test_of_a_single_hold_after_a_longer_one_the_length_is_known() -> None:
@@ -323,6 +338,21 @@ def test_what_found_no_room_before_a_stretch_may_be_slow_in_it() -> None:
     assert "locks found no room in the recording" in verdict.problem
     (verdict,) = judge(inside, [Limit.parse(MEASURES["wait-max"], "B._lock=50ms")])
     assert verdict.problem.startswith("no lock is called B._lock, but locks or their names found no room")
+
+
+@pytest.mark.parametrize(("most", "known"), [("28ms", False), ("28.5ms", False), ("50ms", True)])
+def test_what_found_no_room_may_be_as_slow_as_is_not_excluded(most: str, known: bool) -> None:
+    builder, lock = shop()
+    builder.lost[cb.SITES] = 3
+    other = builder.stats[2]
+    builder.wait(other, "lock", LOOKUP, 100 * cb.MS)
+    before = profile(builder)
+    lock.hold(1_000)
+    builder.wait(other, "lock", LOOKUP, 27_500_000, 29 * cb.MS)
+    builder.duration_ns += cb.SECOND
+    limit = Limit.parse(MEASURES["wait-max"], f"PriceCache._lock={most}")
+    (verdict,) = judge(subtract(profile(builder), before), [limit])
+    assert bool(verdict.problem) is not known, verdict
 
 
 @pytest.mark.parametrize("section", [cb.THREADS, cb.CONTENDED, cb.NOTES])

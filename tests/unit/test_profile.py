@@ -388,6 +388,20 @@ def test_no_duration_exceeds_the_bound_and_of_one_it_is_the_bound(durations: lis
     assert histogram.floor_ns() <= max(durations)
 
 
+def test_a_maximum_is_bounded_by_the_clock_of_the_histograms() -> None:
+    """A clock that is slewed makes ticks longer than the calibration at the start said, here by 2 %."""
+    builder = cb.CaptureBuilder(duration_ns=cb.SECOND)
+    site = builder.site("_lock", PLACE)
+    builder.wait(site, "lock", STACK, 100 * cb.MS)
+    before = profile(builder)
+    builder.wait(site, "lock", STACK, *[9_400_000] * 1000)
+    builder.duration_ns += 10 * cb.SECOND
+    after = profile(builder)
+    slewed = [replace(one, process=replace(one.process, tick_s=one.process.tick_s * 0.98)) for one in (before, after)]
+    (lock,) = subtract(slewed[1], slewed[0]).locks
+    assert 9.4 <= lock.stats.wait_max_ticks / cb.TICKS_PER_NS / cb.MS <= 9.5
+
+
 def test_quantile_of_the_longest_waits_is_their_maximum() -> None:
     counts = [0] * 303 + [3]
     assert Histogram(tuple(counts)).quantile_ns(0.5, 5e12) == 5e12

@@ -59,7 +59,7 @@ def profile(*, wait_ms: int = 3000, contended: int = 61, own_gil_ms: int = 3, gi
     )
     created = Frame("PriceCache.__init__", "/srv/shop/prices.py", 19)
     lock = LockRow("PriceCache._lock", "lock", created, stats, waits, 1e-9, blame)
-    process = Process(71, "gunicorn", "3.13.0", 0, "exited", 0, 6000 * MS, 0, 1e-9)
+    process = Process(71, "gunicorn", "3.13.0", 0, "exited", 0, 6000 * MS, 0, 1e-9, 1e-9)
     idle = (wait(1500, 17_000, "Orders.pack", "Thread.run", "queue.get"),)
     threads = (thread("recommender-0", "recompute_until", 800), thread("recommender-1", "recompute_until", 800))
     return Profile(process, (lock,), idle, (), (*threads, thread("packer-0", "Orders.pack", 5)), (), {})

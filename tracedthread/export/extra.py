@@ -4,8 +4,12 @@ Packages that only some forms need, and that are not installed with the others.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+from tracedthread.capture import CaptureError
 
 
 class MissingExtra(Exception):
@@ -24,3 +28,19 @@ def load(module: str) -> Any:
     except Exception as exc:  # protobuf refuses messages of another version with an error of its own
         reason = f"{type(exc).__name__}: {exc}".splitlines()[0]
         raise MissingExtra(f"this form needs pip install 'tracedthread[reports]' ({reason})") from exc
+
+
+@contextmanager
+def damage_refused() -> Iterator[None]:
+    """
+    Around the making of protobuf's messages.
+
+    Raises:
+        CaptureError: A number is larger than its field, as only a damaged capture has one.
+    """
+    try:
+        yield
+    except ValueError as exc:
+        if "out of range" not in str(exc):
+            raise
+        raise CaptureError(f"is damaged: {exc}") from None

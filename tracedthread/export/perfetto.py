@@ -11,12 +11,12 @@ PyPI's `perfetto` carries.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 from typing import Any, BinaryIO
 
-from tracedthread.capture import CaptureError, Frame
+from tracedthread.capture import Frame
 from tracedthread.events import EventRow
-from tracedthread.export.extra import load
+from tracedthread.export.extra import damage_refused, load
 from tracedthread.export.holds import Hold, holds, obtained_ticks
 from tracedthread.layout import CONTENTION_KINDS, RESOURCE_KINDS
 from tracedthread.profile import Profile
@@ -35,10 +35,8 @@ def render(profile: Profile, stream: BinaryIO) -> None:
         CaptureError: A number of a damaged capture is not one that the form has.
     """
     protos = load("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
-    try:
+    with damage_refused():
         data = _Trace(protos, profile).build().SerializeToString()
-    except ValueError as exc:  # protobuf's, of a number out of range
-        raise CaptureError(f"is damaged: {exc}") from None
     stream.write(data)
 
 
@@ -49,7 +47,7 @@ class _Trace:
         self.trace = protos.Trace()
         self.next_track = _PROCESS_TRACK + 1
         self.tracks: dict[Hashable, int] = {}
-        self.lanes: dict[Hashable, list[int]] = {}
+        self.lanes: dict[Hashable, list[tuple[int, int]]] = {}
         # By time at the end, and within one moment in this order: what nests, nests by it, and arrows end after they
         # start.
         self.packets: list[tuple[int, Callable[[Any], None]]] = []
@@ -103,13 +101,17 @@ class _Trace:
 
     def _lane(self, of: Hashable, start_ticks: int, end_ticks: int) -> int:
         """
-        Which of the tracks of one name and one parent, which Perfetto shows as one, is free from then on.
+        One of the tracks of one name and one parent, which Perfetto shows as one, that is free from then on.
 
         The slices of a track have to nest. Asked for in the order of `start_ticks`.
         """
-        free_from = self.lanes.setdefault(of, [])
-        lane = next((number for number, ticks in enumerate(free_from) if ticks <= start_ticks), len(free_from))
-        free_from[lane : lane + 1] = [end_ticks]
+        free_from = self.lanes.setdefault(of, [])  # a heap of the times and tracks
+        if free_from and free_from[0][0] <= start_ticks:
+            lane = free_from[0][1]
+            heapreplace(free_from, (end_ticks, lane))
+        else:
+            lane = len(free_from)
+            heappush(free_from, (end_ticks, lane))
         return lane
 
     def _ns(self, ticks: int) -> int:

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from tracedthread.capture import CaptureError
-from tracedthread.export.extra import load
+from tracedthread.export.extra import damage_refused, load
 from tracedthread.export.sides import SIDES, samples
 from tracedthread.profile import Profile
 
@@ -22,7 +21,7 @@ def render(profile: Profile, stream: BinaryIO, *, waits: bool = False) -> None:
     """
     process = profile.process
     encode = load("tracedthread.pprof").encode
-    try:
+    with damage_refused():
         data = encode(
             samples(profile, waits=waits),
             program=process.program,
@@ -30,6 +29,4 @@ def render(profile: Profile, stream: BinaryIO, *, waits: bool = False) -> None:
             duration_ns=round(process.duration_s * 1e9),
             side=SIDES[waits],
         )
-    except ValueError as exc:  # protobuf's, of a number out of range
-        raise CaptureError(f"is damaged: {exc}") from None
     stream.write(data)
