@@ -50,8 +50,8 @@ _LEGENDS = (
 # What goes first where there is no room for all.
 _CUT_OFF = {
     "killed": "The process ended without closing its recording (killed, or os._exit); all up to its end is here.",
-    "unknown": "The recording is not closed: its process, of another machine or container or of before a reboot, was cut "
-    "off or goes on there.",
+    "unknown": "The recording is not closed: its process, of another machine or container or of before a reboot, was "
+    "cut off or goes on there.",
 }
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
