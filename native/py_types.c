@@ -12,6 +12,7 @@
 #include "py_sentinel.h"
 #include "py_site.h"
 #include "py_stats.h"
+#include "py_still.h"
 #include "py_thread.h"
 
 PyDoc_STRVAR(print_exception_doc,
@@ -132,6 +133,7 @@ static int exec(PyObject *module)
     if (r == 0) r = tt_py_stats_add(module);
     if (r == 0) r = tt_py_capture_add(module);
     if (r == 0) r = tt_py_pool_add(module);
+    if (r == 0) r = tt_py_still_add(module);
     Py_DECREF(stock);
     return r < 0 ? -1 : remember(module);
 }

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 from tracedthread import _core, _settings, _unsignalled
@@ -50,7 +49,7 @@ def start(
         core = _core.loaded()
         if core is None:
             return False
-        _hook()
+        _hook(core.types)
         if shared.current is None:
             shared.current = _launch(core, [], interval_s)
         recorder = shared.current
@@ -117,6 +116,7 @@ def _launch(
         if parent is not None:
             parent.is_over = True
             recorder.context_variable = parent.context_variable
+        core.types.watch_forks(recorder.still)
         _unsignalled.start(recorder.run)
     except Exception as exc:  # also a limit of the system, and what an audit hook raises
         count("recorders")
@@ -127,69 +127,6 @@ def _launch(
 
 
 _hooks: list[bool] = []  # one, once they are in place
-_forking: dict[int, RecorderThread] = {}  # by the thread that forks
-
-
-def _before_fork() -> None:
-    recorder, ident = shared.current, originals.get_ident()
-    if recorder is None:
-        return
-    _forking[ident] = recorder
-    try:
-        recorder.hold_still()
-    except BaseException as exc:  # what a signal handler of the program's has raised meanwhile
-        _raise_after_fork(exc)
-    _forking[ident] = recorder  # a handler may have forked, too
-
-
-def _after_fork_in_parent() -> None:
-    recorder = _forking.get(originals.get_ident())
-    if recorder is not None:
-        try:
-            recorder.go_on()
-        finally:  # also if a signal handler has raised in there
-            recorder.go_on()
-            _forking.pop(originals.get_ident(), None)
-
-
-class _Raising:
-    """Whether this is true the main thread is asked when a fork is over, and gets what had to wait for that."""
-
-    def __init__(self) -> None:
-        self.exceptions: list[BaseException] = []
-        self._hooks: list[object] = []
-
-    def __bool__(self) -> bool:
-        if self.exceptions:
-            raise self.exceptions.pop(0)
-        return False
-
-    def hook(self) -> None:
-        """
-        Be asked after forks, from this one on.
-
-        The interpreter prints and drops what a hook raises, but not what a pending call raises once the hooks are over.
-        So the last of them, in which no Python code runs, asks for one.
-        """
-        if not self._hooks:
-            import ctypes
-
-            api = ctypes.pythonapi
-            is_true, this = ctypes.cast(api.PyObject_IsTrue, ctypes.c_void_p), ctypes.py_object(self)
-            self._hooks.append(partial(api.Py_AddPendingCall, is_true, this))
-            os.register_at_fork(after_in_parent=self._hooks[0])  # type: ignore[arg-type]
-
-
-_raising = _Raising()
-
-
-def _raise_after_fork(exc: BaseException) -> None:
-    import threading
-
-    if threading.main_thread().ident != originals.get_ident():  # no handler's: those run in the main thread
-        raise exc
-    _raising.hook()
-    _raising.exceptions.append(exc)
 
 
 def _after_fork_in_child() -> None:
@@ -198,10 +135,10 @@ def _after_fork_in_child() -> None:
     shared.guard = originals.RLock()
     shared.lost = dict.fromkeys(LOSSES, 0)
     shared.first_failure = ""
-    _forking.clear()
-    _raising.exceptions.clear()  # the signal was the parent's
     parent, shared.current = shared.current, None
     core = _core.loaded()
+    if core is not None:
+        core.types.after_fork_in_child()
     if parent is None or core is None:
         return
     for sink in parent.sinks:
@@ -213,14 +150,14 @@ def _after_fork_in_child() -> None:
         at_end_of_child(recorder, _at_exit, -50)  # before the capture is finished
 
 
-def _hook() -> None:
+def _hook(types: Any) -> None:
     if _hooks:
         return
     _hooks.append(True)
     import threading  # not before: the later it is first imported, the more of it is ours
 
     # After its own handlers, which make its locks anew in a child.
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=types.before_fork, after_in_parent=types.after_fork, after_in_child=_after_fork_in_child)
     atexit.register(_at_exit)
     with suppress(AttributeError, RuntimeError):  # it has changed, or is past that
         # Called when the main thread is through. Registered only then, our last look comes after all threads that the

@@ -29,8 +29,6 @@ LOSSES: Mapping[str, str] = {
     "recorders": "recorders that could not be started",
     "ends": "sinks that were left behind because they did not end in time",
 }
-# A fork waits so long for the sinks to be done, so that no lock of theirs is held in the child.
-_FORK_PATIENCE_S = 0.1
 _MAX_WORDS = 200  # characters of an exception's text
 _THREAD_NAME = "tracedthread"
 _SDK_THREADS = "Otel"
@@ -113,10 +111,9 @@ class RecorderThread:
         self.is_over = False
         self._wake = originals.allocate_lock()  # held; whoever releases it wakes the thread
         self._wake.acquire()
-        # Held while sinks run, and by a thread that forks: an RLock, so that this can be undone wherever it was left.
-        self._still = originals.RLock()
-        self._impatient_at = -1
-        self._looks = 0
+        self.still = (
+            core.types.Still()
+        )  # a fork waits until no sink runs, so that no lock of theirs is held in the child
         self._callers: deque[Any] = deque()  # locks to release when the next look is over
 
     def run(self) -> None:
@@ -128,7 +125,7 @@ class RecorderThread:
         while not self.is_over:
             self._wake.acquire(True, self.interval_s)
             callers += [self._callers.popleft() for _ in range(len(self._callers))]
-            with self._still:
+            with self.still:
                 attempt(self._look)
                 attempt(self._let_go)
             if not self.is_over:
@@ -156,24 +153,6 @@ class RecorderThread:
             return True
         return bool(done.acquire(True, timeout_s))
 
-    def hold_still(self) -> bool:
-        """
-        Wait until no sink runs, and keep it so until `go_on`.
-
-        Returns False if that takes too long; then nobody waits again for the same look.
-        """
-        if self.ident == originals.get_ident() or self._impatient_at == self._looks:
-            return False
-        if self._still.acquire(True, _FORK_PATIENCE_S):
-            return True
-        self._impatient_at = self._looks
-        return False
-
-    def go_on(self) -> None:
-        """Undo `hold_still`, whatever came of it."""
-        while self.ident != originals.get_ident() and self._still._is_owned():
-            self._still.release()
-
     def carry_nothing(self) -> object:
         """
         Contexts are not needed any more.
@@ -188,7 +167,6 @@ class RecorderThread:
         return self.core.types.take_contexts()
 
     def _look(self) -> None:
-        self._looks += 1
         live = self.live
         before = live.missed_events, live.missed_starts
         events, starts = [event for event in live.new_events() if self._is_told(event)], live.new_starts()

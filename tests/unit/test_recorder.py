@@ -401,23 +401,19 @@ def test_a_fork_does_not_wait_for_ever_and_only_once_for_a_sink_that_is_stuck() 
         told = Stuck()
         recorder.start([told], interval_s=0.001)
         entered.wait()
-        thread = recorder.shared.current
-        assert not thread.hold_still()
         def work():
             wait_once(name="child")
             assert recorder.flush()
             return told.names()
         for _ in range(3):
             assert in_child(work) == "['child']"
-        assert not recorder._forking and thread._impatient_at == thread._looks
         go.set()
-        assert recorder.flush() and thread.hold_still()
-        thread.go_on()
+        assert recorder.flush()
     """)
 
 
 SLOW = """
-        import signal
+        import contextlib, signal
         class Late(Exception): pass
         class Slow(Told):
             def tick(self, events, starts, contexts, lost):
@@ -450,8 +446,9 @@ def test_what_a_signal_handler_raises_while_a_fork_waits_is_raised_in_the_parent
             except BaseException as exc:
                 assert exc is raised[0], exc
                 print("parent" if os.getpid() == parent else "child", flush=True)
-            assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
-        assert not recorder._forking and recorder.flush()
+            with contextlib.suppress(ChildProcessError):  # a slow machine had not come to the fork yet
+                assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
+        assert recorder.flush()
         pid = os.fork()
         if pid == 0:
             os._exit(0)
@@ -461,22 +458,23 @@ def test_what_a_signal_handler_raises_while_a_fork_waits_is_raised_in_the_parent
     assert out == "parent\n" * 2
 
 
-def test_a_recorder_that_was_just_held_still_when_a_signal_handler_raised_goes_on() -> None:
+def test_a_signal_that_comes_during_the_fork_itself_is_handled_when_it_is_over() -> None:
     out = run_forking("""
+        import ctypes, functools, signal
         class Late(Exception): pass
+        def late(number, frame): raise Late
+        signal.signal(signal.SIGUSR1, late)
+        # As the kernel would: no Python code runs between the fork and the hooks of the recorder.
+        kill = functools.partial(ctypes.PyDLL(None).kill, os.getpid(), int(signal.SIGUSR1))
+        os.register_at_fork(after_in_parent=kill)
         recorder.start([Told()], interval_s=0.01)
-        thread = recorder.shared.current
-        def hold_still():
-            assert type(thread).hold_still(thread)
-            raise Late
-        thread.hold_still = hold_still
         try:
             if os.fork() == 0:
                 os._exit(0)
             time.sleep(0.1)
         except Late:
             print("late")
-        assert not recorder._forking and recorder.flush(5.0)
+        assert recorder.flush(5.0)
     """)
     assert out == "late\n"
 
@@ -496,7 +494,7 @@ def test_many_forks_from_many_threads_neither_lock_up_nor_lose_the_recorder() ->
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         assert ends == [0] * 30
-        assert not recorder._forking and recorder.flush()
+        assert recorder.flush()
     """)
 
 
