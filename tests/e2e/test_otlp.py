@@ -21,6 +21,7 @@ from waits import WAITS
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, "-m", "tracedthread", "run", "-q"]
+QUIET_FORKS = {"PYTHONWARNINGS": "ignore::DeprecationWarning"}  # from 3.12 on one beside a thread is warned of
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -311,7 +312,8 @@ def test_children_that_end_at_once_tell_all_the_same(tmp_path: Path) -> None:
             assert os.wait()[1] == 0
         """
     with Sink() as sink:
-        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program, OTEL_RESOURCE_ATTRIBUTES="tier=web")
+        env = {"OTEL_RESOURCE_ATTRIBUTES": "tier=web", **QUIET_FORKS}
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program, **env)
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
         told = [one for one in sink.points("tracedthread.lock.holds") if one.value >= 1000]
         assert len({one.resource["service.instance.id"] for one in told}) == 5
@@ -323,7 +325,8 @@ def test_exemplars_are_of_what_a_process_has_waited_itself(tmp_path: Path) -> No
         from tracedthread.otel import setup
         def known(): return sum(len(one) for one in setup._sinks[0]._exemplars._series.values())
         wait()
-        time.sleep(1)
+        end = time.monotonic() + 30
+        while not known() and time.monotonic() < end: time.sleep(0.01)
         assert known() == 1
         if os.fork() == 0:
             time.sleep(1)
@@ -331,7 +334,7 @@ def test_exemplars_are_of_what_a_process_has_waited_itself(tmp_path: Path) -> No
         assert os.wait()[1] == 0
         """
     with Sink() as sink:
-        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program)
+        result = run(tmp_path, ["--otlp-endpoint", sink.endpoint], program, **QUIET_FORKS)
         assert (result.returncode, result.stderr) == (0, "")
 
 

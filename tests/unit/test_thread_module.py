@@ -156,10 +156,14 @@ def outcomes(module: Any, program: str) -> list[Any]:
         "inf": float("inf"),
     }
 
+    def elsewhere(source: str) -> Any:
+        idents.setdefault(STOCK.get_ident(), "OTHER")  # the next such thread may get another one
+        return eval(source, space)
+
     def step(source: str) -> Any:
         try:
             if source.startswith("other:"):
-                value = in_thread(lambda: eval(source[6:].strip(), space))
+                value = in_thread(lambda: elsewhere(source[6:].strip()))
             elif source.startswith("do:"):
                 exec(source[3:].strip(), space)
                 value = None
