@@ -334,7 +334,11 @@ def _own_descriptor(core: _core.Core) -> int | None:
 
 
 def _stack(pid: int) -> int:
-    """Where the process's stack begins (field 28 of its stat), which a fork keeps and exec changes; 0: not told."""
+    """
+    Where the process's stack begins (field 28 of its stat); 0: not told.
+
+    A fork keeps it, and exec changes it where addresses are randomised; elsewhere what is executed is not noticed.
+    """
     with suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         return int(file.read(4096).rpartition(b")")[2].split()[25])
     return 0

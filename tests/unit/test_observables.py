@@ -13,7 +13,7 @@ import textwrap
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry.metrics import CallbackOptions
@@ -283,9 +283,37 @@ def test_a_child_says_nothing_by_an_sdk_that_would_subtract_its_parents_numbers(
         matches = storage._instrument_view_instrument_matches
         for one in matches:
             matches[one] = [object()]  # an SDK that is made in another way
-        os._exit(sum(1 for _ in told._observe(names.THREADS, CallbackOptions())) + told.failures - 1)
+        observed = list(told._observe(names.THREADS, CallbackOptions()))
+        os._exit(0 if not observed and told.failures == 1 else 1)
     assert os.wait()[1] == 0
     assert capfd.readouterr().err.count("\n") == 1
+    provider.shutdown()
+
+
+def test_a_child_says_nothing_by_wrapped_instruments_whose_sdk_would_subtract(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_settings, "_said", set())
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+
+    class Wrapper:
+        def __init__(self, wrapped: Any) -> None:
+            self._wrapped = wrapped
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "_measurement_consumer":
+                raise AttributeError(name)
+            made = getattr(self._wrapped, name)
+            return (lambda *args, **kwargs: Wrapper(made(*args, **kwargs))) if callable(made) else made
+
+    told = observe(cast("Any", Wrapper(provider)), Source())
+    assert collected(reader)
+    if os.fork() == 0:
+        observed = list(told._observe(names.THREADS, CallbackOptions()))
+        os._exit(0 if not observed and told.failures == 1 else 1)
+    assert os.wait()[1] == 0
+    assert "no counters of forked children" in capfd.readouterr().err
     provider.shutdown()
 
 

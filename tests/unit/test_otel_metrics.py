@@ -209,21 +209,25 @@ def test_stopped_and_started_again_deltas_go_on() -> None:
 
 def test_an_exporter_that_was_never_closed_ends_and_deltas_go_on() -> None:
     code = """
-        hangs = threading.Event()
+        hangs, exports = threading.Event(), threading.Event()
         class Slow(SpanExporter):
             def export(self, spans):
+                exports.set()
                 hangs.wait(30)
                 return SpanExportResult.SUCCESS
         providers["tracer_provider"].add_span_processor(SimpleSpanProcessor(Slow()))
+        taken = threading.Event()
         def hold():
-            with cache._lock: time.sleep(0.3)
+            with cache._lock:
+                taken.set()
+                time.sleep(0.3)
         start()
         thread = threading.Thread(target=hold)
         thread.start()
-        time.sleep(0.1)
+        taken.wait()
         use(1)
         thread.join()
-        time.sleep(1)  # the recorder makes a span of that wait, and waits for its exporter
+        exports.wait(30)  # the recorder makes a span of that wait, and waits for its exporter
         use(50)
         assert not setup.stop(0.1)
         assert not list(histograms._live)

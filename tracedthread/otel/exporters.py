@@ -57,7 +57,7 @@ class Delivery:
         self.destination = ""
         self.reason = _NO_ANSWER
         self.rejected = 0
-        self._has_lost = False
+        self._last_loss = _NO_ANSWER
 
     @property
     def missing(self) -> int:
@@ -81,10 +81,9 @@ class Delivery:
         lost = min(items, self.rejected) if getattr(result, "name", "") == "SUCCESS" else items
         self.delivered += items - lost
         if lost:
-            self._has_lost = True
+            self._last_loss = self.reason
             say_failure(self.destination, self.reason)
-        elif not self._has_lost:  # attempts that failed at first are made good
-            self.reason = _NO_ANSWER
+        self.reason = self._last_loss  # attempts that failed at first may have been made good
         return result
 
 

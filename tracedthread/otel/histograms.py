@@ -43,6 +43,7 @@ __all__ = ["HistogramExporter", "Told", "interval_s", "load_exporter", "make_exp
 
 DEFAULT_INTERVAL_S = 60.0
 EXIT_TIMEOUT_S = 2.0
+GUARD_S = 1.0
 
 Series = tuple["Metric", tuple[str, ...]]
 
@@ -90,9 +91,12 @@ def load_exporter() -> None:
     import opentelemetry.exporter.otlp.proto.http.metric_exporter  # noqa: F401  makes its logger
 
     "localhost".encode("idna")
-    watch()
-    with hush():  # the one that is used says it all again
-        make_exporter().shutdown()
+    if any(name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):  # that would be asked, and its session closed
+        import requests  # noqa: F401
+    else:
+        watch()
+        with hush():  # the one that is used says it all again
+            make_exporter().shutdown()
 
 
 class Told:
@@ -159,7 +163,7 @@ class HistogramExporter:
         self._measure, self._resource, self._make, self._exemplars = measure, resource, exporter, exemplars
         self._interval = interval_s() if interval is None else interval
         self._told = Told() if told is None else told
-        self._origin: tuple[int, Any] = 0, None  # the process that it was started in, and which instance that was
+        self._origin: tuple[int, Any] = os.getpid(), None  # the process it was made in, and which instance that is
         self._reset()
 
     def _reset(self) -> None:
@@ -178,12 +182,12 @@ class HistogramExporter:
         if self._is_running:
             return True
         try:
-            exporter, resource = self._make(), self._resource()
+            exporter = self._make()
+            self._own_resource()
         except Exception as exc:
             _settings.say(f"no histograms by OTLP: {exc}")
             return False
         watch()
-        self._origin = os.getpid(), self._instance_of(resource)
         _live.add(self)
         atexit.register(self.close)
         return self._launch(exporter)
@@ -237,6 +241,7 @@ class HistogramExporter:
         resource = self._resource()
         pid, instance = self._origin
         if pid == os.getpid():
+            self._origin = pid, self._instance_of(resource)
             return resource
         own: dict[str, Any] = {}
         if self._instance_of(resource) in (None, instance):
@@ -250,27 +255,39 @@ class HistogramExporter:
         return resource.attributes.get(SERVICE_INSTANCE_ID) or None
 
     def _export(self, exporter: sdk.MetricExporter, resource: Resource) -> None:
+        guard = self._told.guard
+        failure: str | None = "another export has not ended"  # of an exporter that was left behind
+        if guard.acquire(True, GUARD_S):
+            try:
+                failure = self._export_guarded(exporter, resource)
+            finally:
+                guard.release()
+        if failure is None:
+            return
+        self.is_failing = bool(failure)
+        if failure:
+            self.failures += 1
+            if self.failures == 1:
+                self._say_failure(failure)
+
+    def _export_guarded(self, exporter: sdk.MetricExporter, resource: Resource) -> str | None:
+        """Why it has not arrived; empty if it has; None if there is nothing to export."""
         told = self._told
         values: dict[Series, HistogramValue] = {}
         exemplars: dict[Series, tuple[Exemplar | None, ...]] = {}
-        with told.guard, hush():
+        with hush():
             now = time.time_ns()
             try:
                 data = self._data(resource, now, values, exemplars)
                 if data is None:
-                    return
+                    return None
                 self.exports += 1
-                arrived = exporter.export(data) is sdk.MetricExportResult.SUCCESS
-                reason = "it does not take them"
+                if exporter.export(data) is not sdk.MetricExportResult.SUCCESS:
+                    return "it does not take them"
             except Exception as exc:
-                arrived, reason = False, type(exc).__name__
-            if arrived:
-                told.values, told.exemplars, told.until_ns = values, exemplars, now
-        self.is_failing = not arrived
-        if not arrived:
-            self.failures += 1
-            if self.failures == 1:
-                self._say_failure(reason)
+                return type(exc).__name__
+            told.values, told.exemplars, told.until_ns = values, exemplars, now
+        return ""
 
     def _say_failure(self, reason: str) -> None:
         _settings.say(f"histograms cannot be delivered by OTLP ({reason}); going on without them")

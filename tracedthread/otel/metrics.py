@@ -5,6 +5,8 @@ Metrics through the program's own set-up: counters by its MeterProvider, histogr
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -141,6 +143,10 @@ def _speaks_grpc() -> bool:
 
 def _load_grpc() -> Any:
     from opentelemetry.exporter.otlp.proto.grpc import metric_exporter  # type: ignore[import-not-found, unused-ignore]
+
+    for module in ("grpc._channel", "grpc._simple_stubs", "grpc.experimental"):  # as a channel does when it is made
+        with suppress(ImportError):
+            import_module(module)
 
     return metric_exporter
 

@@ -97,16 +97,20 @@ class Observables:
         Returns:
             Whether it has. If the SDK is made in another way, this child says nothing through it.
         """
+        is_found = False
         try:
             for reference in self._instruments:
                 proxy = reference()
                 instrument = getattr(proxy, "_real_instrument", proxy)
                 consumer = getattr(instrument, "_measurement_consumer", None)
-                if consumer is None:  # there is none yet, or it is not the SDK's
+                if consumer is None:
                     continue
+                is_found = True
                 for storage in consumer._reader_storages.values():
                     for match in storage._instrument_view_instrument_matches.get(instrument, ()):
                         match._attributes_aggregation.clear()
+            if not is_found:  # they are wrapped, or somebody else's, and yet we are asked
+                raise LookupError("its instruments are made in another way")
         except Exception as exc:
             self.failures += 1
             _settings.say(f"no counters of forked children through this release of OpenTelemetry: {exc}")
