@@ -1,15 +1,19 @@
 #include "py_still.h"
 #include <stdbool.h>
 #include <stdint.h>
+#include "clock.h"
 
-// The functions that a fork calls are C, and wait without looking at signals: a handler that ran in them could raise, which
-// the interpreter prints and drops, and the fork would go on as if nothing had been. So it runs when os.fork() is over.
+// What a fork calls is C: the interpreter prints and drops what a signal handler raises in a hook, and skips the rest of it.
+// For the same reason a signal that comes while a fork waits is handled there: left alone, it would be in the next hook that
+// is Python code, such as logging's. What its handler raises is kept, and raised where os.fork() has returned to.
 
-enum { PATIENCE_US = 100000 };
+enum { PATIENCE_NS = 100000000 };
 
 typedef struct stillobject {
     PyObject_HEAD
-    PyThread_type_lock lock;         // held during a round, and by a thread that forks
+    PyThread_type_lock lock;         // held during a round, and while threads fork
+    bool has_round;
+    uint32_t forks;                  // threads that fork at this moment
     unsigned long ident;             // of the thread that has the rounds
     uint64_t rounds, impatient_at;   // nobody waits a second time for the same round
 } stillobject;
@@ -17,6 +21,50 @@ typedef struct stillobject {
 static PyTypeObject *still_type;
 static stillobject *watched;                                         // owned
 static _Thread_local struct { stillobject *still; int forks; } held; // by a thread that forks, whose hooks may fork again; owned
+static _Thread_local struct { PyObject *exception; tt_pyframe *frame; } kept;   // raised for the caller of os.fork()
+
+// -- what a signal handler has raised ------------------------------------------------------------------------------------
+
+static void keep_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyObject *exception = PyErr_GetRaisedException();
+#else
+    PyObject *type, *exception, *traceback;
+    PyErr_Fetch(&type, &exception, &traceback);
+    PyErr_NormalizeException(&type, &exception, &traceback);
+    if (traceback) PyException_SetTraceback(exception, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+#endif
+    Py_XSETREF(kept.exception, exception);
+    kept.frame = tt_pyframe_current();
+}
+
+static void raise_exception(void)
+{
+    PyObject *exception = kept.exception;
+    kept.exception = NULL;
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(exception);
+#else
+    PyErr_Restore(Py_NewRef(PyExceptionInstance_Class(exception)), exception, PyException_GetTraceback(exception));
+#endif
+}
+
+// A pending call, of the main thread, as all handlers are.
+static int raise_kept(void *ignored)
+{
+    if (!kept.exception) return 0;
+    tt_pyframe *now = tt_pyframe_current(), *frame = now;
+    while (frame && frame != kept.frame) frame = tt_pyframe_caller(frame);
+    bool is_in_hook = frame && frame != now;   // called by the fork, directly or not
+    if (is_in_hook && Py_AddPendingCall(raise_kept, ignored) == 0) return 0;
+    raise_exception();
+    return -1;
+}
+
+// -- rounds --------------------------------------------------------------------------------------------------------------
 
 static PyObject *still_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
@@ -49,6 +97,7 @@ static PyObject *still_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyThread_acquire_lock(self->lock, WAIT_LOCK);
     Py_END_ALLOW_THREADS
     self->rounds++;
+    self->has_round = true;
     Py_RETURN_NONE;
 }
 
@@ -56,11 +105,16 @@ PyDoc_STRVAR(exit_doc,
 "__exit__($self, kind, value, traceback, /)\n--\n\n"
 "End a round.");
 
-static PyObject *still_exit(PyObject *self, PyObject *Py_UNUSED(args))
+static PyObject *still_exit(PyObject *op, PyObject *Py_UNUSED(args))
 {
-    PyThread_release_lock(((stillobject *)self)->lock);
+    stillobject *self = (stillobject *)op;
+    if (!self->has_round) return PyErr_Format(PyExc_RuntimeError, "there is no round");
+    self->has_round = false;
+    PyThread_release_lock(self->lock);
     Py_RETURN_NONE;
 }
+
+// -- forks ---------------------------------------------------------------------------------------------------------------
 
 PyDoc_STRVAR(watch_forks_doc,
 "watch_forks($module, still, /)\n--\n\n"
@@ -75,6 +129,25 @@ static PyObject *watch_forks(PyObject *Py_UNUSED(module), PyObject *still)
     Py_RETURN_NONE;
 }
 
+// Until no round is under way, or another thread forks; false if that takes too long, or a signal handler raised.
+static bool wait_for_round(stillobject *s)
+{
+    uint64_t end = tt_clock_monotonic_ns() + PATIENCE_NS;
+    for (uint64_t now; !s->forks && (now = tt_clock_monotonic_ns()) < end;) {
+        PyLockStatus status;
+        Py_BEGIN_ALLOW_THREADS
+        status = PyThread_acquire_lock_timed(s->lock, (PY_TIMEOUT_T)((end - now + 999) / 1000), 1);
+        Py_END_ALLOW_THREADS
+        if (status == PY_LOCK_ACQUIRED) return true;
+        if (status == PY_LOCK_INTR && PyErr_CheckSignals() < 0) {
+            keep_exception();
+            return false;
+        }
+    }
+    if (!s->forks) s->impatient_at = s->rounds;
+    return false;
+}
+
 PyDoc_STRVAR(before_fork_doc,
 "before_fork($module, /)\n--\n\n"
 "Wait until no round is under way, and let none begin.");
@@ -86,21 +159,17 @@ static PyObject *before_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ig
         Py_RETURN_NONE;
     }
     stillobject *s = watched;
-    if (!s || s->ident == PyThread_get_thread_ident() || s->impatient_at == s->rounds) Py_RETURN_NONE;
+    if (!s || s->ident == PyThread_get_thread_ident()) Py_RETURN_NONE;
     Py_INCREF(s);
-    bool got = PyThread_acquire_lock(s->lock, NOWAIT_LOCK);
+    bool got = s->forks || PyThread_acquire_lock(s->lock, NOWAIT_LOCK);
+    if (!got && s->impatient_at != s->rounds) got = wait_for_round(s) || s->forks;
     if (!got) {
-        Py_BEGIN_ALLOW_THREADS
-        got = PyThread_acquire_lock_timed(s->lock, PATIENCE_US, 0) == PY_LOCK_ACQUIRED;
-        Py_END_ALLOW_THREADS
-    }
-    if (got) {
-        held.still = s;
-        held.forks = 1;
+        Py_DECREF(s);
         Py_RETURN_NONE;
     }
-    s->impatient_at = s->rounds;
-    Py_DECREF(s);
+    s->forks++;
+    held.still = s;
+    held.forks = 1;
     Py_RETURN_NONE;
 }
 
@@ -110,11 +179,16 @@ PyDoc_STRVAR(after_fork_doc,
 
 static PyObject *after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    if (!held.still || --held.forks) Py_RETURN_NONE;
-    stillobject *s = held.still;
-    held.still = NULL;
-    PyThread_release_lock(s->lock);
-    Py_DECREF(s);
+    if (held.still && --held.forks == 0) {
+        stillobject *s = held.still;
+        held.still = NULL;
+        if (--s->forks == 0) PyThread_release_lock(s->lock);
+        Py_DECREF(s);
+    }
+    if (kept.exception && !held.still && Py_AddPendingCall(raise_kept, NULL) < 0) {
+        raise_exception();
+        return NULL;   // is printed
+    }
     Py_RETURN_NONE;
 }
 
@@ -126,6 +200,7 @@ static PyObject *after_fork_in_child(PyObject *Py_UNUSED(module), PyObject *Py_U
 {
     watched = held.still = NULL;   // never given back: freeing a lock that somebody has is not for us to try
     held.forks = 0;
+    Py_CLEAR(kept.exception);      // the signal was the parent's
     Py_RETURN_NONE;
 }
 

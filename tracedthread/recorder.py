@@ -90,6 +90,7 @@ def stop(timeout_s: float = EXIT_TIMEOUT_S, sinks: Iterable[Sink] | None = None)
         count("ends", len(behind))
         if not recorder.sinks and shared.current is recorder:
             shared.current = None
+            recorder.core.types.watch_forks(None)
             recorder.is_over = True
             contexts = recorder.carry_nothing()
             count("events", recorder.live.unread_events)
@@ -137,8 +138,6 @@ def _after_fork_in_child() -> None:
     shared.first_failure = ""
     parent, shared.current = shared.current, None
     core = _core.loaded()
-    if core is not None:
-        core.types.after_fork_in_child()
     if parent is None or core is None:
         return
     for sink in parent.sinks:
@@ -153,11 +152,14 @@ def _after_fork_in_child() -> None:
 def _hook(types: Any) -> None:
     if _hooks:
         return
-    _hooks.append(True)
     import threading  # not before: the later it is first imported, the more of it is ours
 
     # After its own handlers, which make its locks anew in a child.
-    os.register_at_fork(before=types.before_fork, after_in_parent=types.after_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=types.before_fork, after_in_parent=types.after_fork, after_in_child=types.after_fork_in_child
+    )
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+    _hooks.append(True)
     atexit.register(_at_exit)
     with suppress(AttributeError, RuntimeError):  # it has changed, or is past that
         # Called when the main thread is through. Registered only then, our last look comes after all threads that the

@@ -323,7 +323,7 @@ def test_children_that_end_at_once_tell_all_the_same(tmp_path: Path) -> None:
 def test_exemplars_are_of_what_a_process_has_waited_itself(tmp_path: Path) -> None:
     program = """
         from tracedthread.otel import setup
-        def known(): return sum(len(one) for one in setup._sinks[0]._exemplars._series.values())
+        def known(): return sum(len(one) for one in list(setup._sinks[0]._exemplars._series.values()))
         wait()
         end = time.monotonic() + 30
         while not known() and time.monotonic() < end: time.sleep(0.01)

@@ -220,7 +220,8 @@ def test_an_exporter_that_was_never_closed_ends_and_deltas_go_on() -> None:
         def hold():
             with cache._lock:
                 taken.set()
-                time.sleep(0.3)
+                while not any(row.stats.waiters for row in tracedthread.snapshot().locks): time.sleep(0.01)
+                time.sleep(0.1)
         start()
         thread = threading.Thread(target=hold)
         thread.start()

@@ -424,21 +424,27 @@ SLOW = """
             raise raised[0]
         parent, entered = os.getpid(), threading.Event()
         signal.signal(signal.SIGALRM, late)
-        recorder.start([Slow()], interval_s=0.01)
 """
 
 
 @pytest.mark.parametrize("what", ["Late('too')", "KeyboardInterrupt()", "SystemExit(5)"])
-def test_what_a_signal_handler_raises_while_a_fork_waits_is_raised_in_the_parent_when_it_is_over(what: str) -> None:
+@pytest.mark.parametrize("first", ["", "logging", "recorder"])
+def test_what_a_signal_handler_raises_while_a_fork_waits_is_raised_in_the_parent_when_it_is_over(
+    what: str, first: str
+) -> None:
+    """Also between hooks that are Python code, as logging's are: what is raised in those is printed and dropped."""
+    start = ["import logging"] if first else []
+    start.insert(first == "logging", "recorder.start([Slow()], interval_s=0.01)")
     out = run_forking(
         SLOW
         + f"""
+        {"; ".join(start)}
         raised = [{what}]
         for _ in range(2):
             entered.clear()
             entered.wait()
-            signal.setitimer(signal.ITIMER_REAL, 0.03)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.03)
                 pid = os.fork()
                 if pid == 0:
                     os._exit(0)
@@ -453,6 +459,12 @@ def test_what_a_signal_handler_raises_while_a_fork_waits_is_raised_in_the_parent
         if pid == 0:
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
+        logging = sys.modules.get("logging")
+        if logging:
+            thread = threading.Thread(target=logging.getLogger, args=("a",), daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
         """
     )
     assert out == "parent\n" * 2

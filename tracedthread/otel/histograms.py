@@ -168,7 +168,7 @@ class HistogramExporter:
 
     def _reset(self) -> None:
         self.exports = self.failures = 0
-        self.is_failing = False
+        self.is_failing = self._has_said = False
         self._stop, self._done = Gate(), Gate()
         self._is_running = False
         self._own_instance = str(uuid.uuid4())  # where the SDK gives a child none
@@ -182,8 +182,8 @@ class HistogramExporter:
         if self._is_running:
             return True
         try:
-            exporter = self._make()
             self._own_resource()
+            exporter = self._make()
         except Exception as exc:
             _settings.say(f"no histograms by OTLP: {exc}")
             return False
@@ -256,18 +256,21 @@ class HistogramExporter:
 
     def _export(self, exporter: sdk.MetricExporter, resource: Resource) -> None:
         guard = self._told.guard
-        failure: str | None = "another export has not ended"  # of an exporter that was left behind
-        if guard.acquire(True, GUARD_S):
-            try:
-                failure = self._export_guarded(exporter, resource)
-            finally:
-                guard.release()
+        if not guard.acquire(True, GUARD_S):
+            self.failures += 1
+            _settings.say("histograms wait for an export by OTLP that does not end, of before a stop and start")
+            return
+        try:
+            failure = self._export_guarded(exporter, resource)
+        finally:
+            guard.release()
         if failure is None:
             return
         self.is_failing = bool(failure)
         if failure:
             self.failures += 1
-            if self.failures == 1:
+            if not self._has_said:
+                self._has_said = True
                 self._say_failure(failure)
 
     def _export_guarded(self, exporter: sdk.MetricExporter, resource: Resource) -> str | None:

@@ -44,7 +44,7 @@ class Observables:
         self.failures = 0
         self._measure: Measure | None = None
         self._observations: dict[Metric, list[Observation]] = {}
-        self._pid = os.getpid()
+        self._pid, self._is_mute = os.getpid(), False
         self._asked: set[Metric] = set(_OBSERVED)
         self._instruments: list[weakref.ref[Any]] = []  # they lead to the provider, which is not to be kept
         meter = provider.get_meter(names.SCOPE, __version__, names.SCHEMA_URL)
@@ -73,9 +73,10 @@ class Observables:
         # A collection asks for every instrument once, so one that is asked a second time is asked by the next one. And
         # what a forked child finds is its parent's.
         if self._pid != os.getpid():
-            if not self._begin_anew():
-                return ()
+            self._is_mute = not self._begin_anew()
             self._asked, self._pid = set(_OBSERVED), os.getpid()
+        if self._is_mute:
+            return ()
         if metric in self._asked:
             self._asked = set()
             try:
