@@ -34,6 +34,7 @@ def test_a_fork_waits_for_the_end_of_a_round_and_lets_none_begin() -> None:
                     order.append("round")
                     time.sleep(0.02)
                     order.append("its end")
+                time.sleep(0.02)        # as there is a while between two rounds
                 with still:
                     order.append("next round")
             def fork():
