@@ -29,23 +29,23 @@ class Reading:
 
     Args:
         value: Seconds, or a share of 1.
+        least: The value is at least so large; smaller than the value itself where that is only known to a bucket of the
+            histogram, as the longest of all came before the profile.
         lock: None for a function. Its counters include `pending`.
         blame: Of the lock, or of the function, worst first.
         pending: Waits for the lock, and holds of it, that had not ended.
         is_minimum: The value is at least so large: it is that of a process that was cut off while something went on.
-        least: The value is at least so large; smaller than the value itself where that is only known to a bucket of the
-            histogram, as the longest of all came before the profile.
     """
 
     name: str
     place: Frame
     value: float
+    least: float
     exceeded: bool
     lock: LockRow | None
     blame: tuple[BlameRow, ...]
     pending: tuple[Pending, ...] = ()
     is_minimum: bool = False
-    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
         histogram, sum_s = (stats.wait, lock.wait_s) if measure.of == "wait" else (stats.hold, lock.hold_s)
         longest = max((one.elapsed_ticks * lock.tick_s for one in pending if one.of == measure.of), default=0.0)
         least = min(value, max(histogram.floor_ns() * 1e-9, sum_s / sum(histogram.counts), longest))
-    return Reading(lock.name, lock.created, value, least > limit.most, lock, lock.blame, pending, minimum, least)
+    return Reading(lock.name, lock.created, value, least, least > limit.most, lock, lock.blame, pending, minimum)
 
 
 def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:
@@ -258,7 +258,7 @@ def _read_function(name: str, rows: list[BlameRow], limit: Limit) -> Reading:
     value = sum(row.blame_s for row in rows)
     place = rows[0].frame if rows else Frame(name, "", 0)
     worst = tuple(sorted(rows, key=lambda row: -row.blame_ticks))
-    return Reading(name, place, value, value > limit.most, None, worst)
+    return Reading(name, place, value, value, value > limit.most, None, worst)
 
 
 def _functions_seen(profile: Profile) -> Iterator[str]:

@@ -70,6 +70,7 @@ def test_every_limit_is_kept_up_to_its_value_and_exceeded_above(
     assert main(["check", str(file), option, exceeded]) == 1
     out = capsys.readouterr().out
     assert out.startswith("EXCEEDED ")
+    assert "at most" not in out.splitlines()[0], "it is known exactly, or to the percentile's 12.5 %"
     assert f"{option} {exceeded}" in out
     assert "slow_report /srv/shop/cache.py:118" in out, "the site that is to blame is named"
 
