@@ -155,18 +155,17 @@ static uint32_t text_of(uint32_t id, const char **text)
     return length;
 }
 
-// FNV-1a, RFC 9923, over the text and, unless it is the last one, a zero byte.
+// Over the text and, unless it is the last one, a zero byte.
 static uint64_t hash_text(uint64_t hash, const char *text, uint32_t length, bool last)
 {
-    for (uint32_t i = 0; i < length + !last; i++) hash = (hash ^ (i < length ? (uint8_t)text[i] : 0)) * 0x100000001b3u;
-    return hash;
+    return tt_fnv1a(tt_fnv1a(hash, text, length), "", last ? 0 : 1);
 }
 
 // Of "lock" or "rlock", name, function and the file's base name: what stays the same when lines move and folders differ.
 static uint64_t fingerprint(const tt_site *site)
 {
     const char *type = site->type == TT_RLOCK ? "rlock" : "lock", *text;
-    uint64_t hash = hash_text(0xcbf29ce484222325u, type, (uint32_t)strlen(type), false);
+    uint64_t hash = hash_text(TT_FNV1A, type, (uint32_t)strlen(type), false);
     uint32_t length = text_of(site->name, &text);
     hash = hash_text(hash, text, length, false);
     length = text_of(site->function, &text);

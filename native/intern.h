@@ -10,6 +10,14 @@
 // Bytes of a text that are kept: a longer name is generated, and its beginning tells enough.
 enum { TT_TEXT_MAX = 1024 };
 
+// FNV-1a, RFC 9923, begun with TT_FNV1A.
+#define TT_FNV1A 0xcbf29ce484222325u
+static inline uint64_t tt_fnv1a(uint64_t hash, const char *text, size_t length)
+{
+    for (size_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3u;
+    return hash;
+}
+
 // Makes the tables for sections of these capacities. -1: no memory.
 int tt_intern_init(const tt_section *sections);
 // Forgets the ids of records that count (cells), after a clone that started them at zero.

@@ -27,17 +27,7 @@ static _Thread_local struct { PyObject *exception; tt_pyframe *frame; } kept;   
 
 static void keep_exception(void)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    PyObject *exception = PyErr_GetRaisedException();
-#else
-    PyObject *type, *exception, *traceback;
-    PyErr_Fetch(&type, &exception, &traceback);
-    PyErr_NormalizeException(&type, &exception, &traceback);
-    if (traceback) PyException_SetTraceback(exception, traceback);
-    Py_XDECREF(type);
-    Py_XDECREF(traceback);
-#endif
-    Py_XSETREF(kept.exception, exception);
+    Py_XSETREF(kept.exception, PyErr_GetRaisedException());
     kept.frame = tt_pyframe_current();
 }
 
@@ -45,11 +35,7 @@ static void raise_exception(void)
 {
     PyObject *exception = kept.exception;
     kept.exception = NULL;
-#if PY_VERSION_HEX >= 0x030C0000
     PyErr_SetRaisedException(exception);
-#else
-    PyErr_Restore(Py_NewRef(PyExceptionInstance_Class(exception)), exception, PyException_GetTraceback(exception));
-#endif
 }
 
 // A pending call, of the main thread, as all handlers are.

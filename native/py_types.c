@@ -22,7 +22,7 @@ PyDoc_STRVAR(print_exception_doc,
 static PyObject *print_exception(PyObject *Py_UNUSED(module), PyObject *exception)
 {
     if (!PyExceptionInstance_Check(exception)) return PyErr_Format(PyExc_TypeError, "exception expected");
-    PyErr_Restore(Py_NewRef(PyExceptionInstance_Class(exception)), Py_NewRef(exception), PyException_GetTraceback(exception));
+    PyErr_SetRaisedException(Py_NewRef(exception));
     PyErr_PrintEx(1);
     Py_RETURN_NONE;
 }

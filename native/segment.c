@@ -103,12 +103,6 @@ static uint64_t process_start(void)
     return field ? strtoull(field, NULL, 10) : 0;
 }
 
-static uint64_t fnv1a(uint64_t hash, const char *text, ssize_t length)
-{
-    for (ssize_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)text[i]) * 1099511628211u;
-    return hash;
-}
-
 // As process_start.
 static uint64_t pid_space(void)
 {
@@ -117,7 +111,7 @@ static uint64_t pid_space(void)
     if (fd < 0) return 0;
     ssize_t n = read(fd, boot, sizeof boot), m = readlink("/proc/self/ns/pid", space, sizeof space);
     close(fd);
-    return n > 0 && m > 0 ? fnv1a(fnv1a(14695981039346656037u, boot, n), space, m) : 0;
+    return n > 0 && m > 0 ? tt_fnv1a(tt_fnv1a(TT_FNV1A, boot, (size_t)n), space, (size_t)m) : 0;
 }
 
 static void start_sections(tt_section *sections, uint8_t *base)
