@@ -64,10 +64,35 @@ class Status:
 
 
 class Process(NamedTuple):
-    """A line of the list of all processes: its parent, and field 22 of its stat, which tells a reused pid."""
+    """
+    A line of the list of all processes.
+
+    Args:
+        start: Field 22 of its stat, which tells a reused pid.
+        stack: Where its stack begins, field 28; 0: not told. A fork keeps it, and exec changes it where addresses are
+            randomised.
+    """
 
     parent: int
     start: int
+    stack: int = 0
+
+
+def read_process(pid: int) -> Process | None:
+    """
+    Look at a process; None if it has ended, also if its parent has yet to look, or is hidden.
+
+    Raises:
+        OSError: It cannot be looked at for want of a descriptor or of memory: it may well be alive.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read(4096).rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    if len(fields) <= 25 or fields[0] in (b"Z", b"X"):
+        return None
+    return Process(int(fields[1]), int(fields[19]), int(fields[25]))
 
 
 def processes() -> dict[int, Process]:
@@ -85,14 +110,11 @@ def processes() -> dict[int, Process]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:
-                fields = file.read(4096).rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended, or is somebody else's
-            continue
+            process = read_process(int(name))
         except OSError:
             return {}
-        if len(fields) > 19 and fields[0] not in (b"Z", b"X"):
-            found[int(name)] = Process(int(fields[1]), int(fields[19]))
+        if process is not None:
+            found[int(name)] = process
     return found
 
 

@@ -25,7 +25,7 @@ from tracedthread import _core, _settings, layout, names
 from tracedthread._original import originals
 from tracedthread.capture import CaptureError
 from tracedthread.measure import Measurement, Stream, with_failures
-from tracedthread.procfs import Process, Refused, Unrecorded, close_ours, identify, processes
+from tracedthread.procfs import Process, Refused, Unrecorded, close_ours, identify, processes, read_process
 from tracedthread.shown import TOP, Shown
 from tracedthread.tallier import Tallier, read_descriptor, read_own
 from tracedthread.tally import EMPTY, Tally, add_to
@@ -111,7 +111,9 @@ class Workers:
         self, core: _core.Core, *, top: int = TOP, dropped: Callable[[], Mapping[str, int]] | None = None
     ) -> None:
         self._core, self._dropped = core, dropped
-        self._stack = _stack(os.getpid())
+        self._stack = 0
+        with suppress(OSError):
+            self._stack = own.stack if (own := read_process(os.getpid())) is not None else 0
         self._own = Tallier(read_own(core), in_place=True)
         self._last_own = EMPTY
         self._lock = originals.allocate_lock()
@@ -269,7 +271,7 @@ class Workers:
         refused: dict[tuple[int, int], tuple[bool, int]] = {}
         for pid in _descendants(os.getpid(), table):
             who = pid, table[pid].start
-            stack, worker = _stack(pid), known.get(who)
+            stack, worker = table[pid].stack, known.get(who)
             if worker is not None and worker.is_at(stack):
                 continue
             is_forbidden, patience = self._refused.get(who, (False, 0))
@@ -331,17 +333,6 @@ def _own_descriptor(core: _core.Core) -> int | None:
         return os.dup(fd)
     # Without one it is a file, or private memory, and then the path is still the parent's, who knows it.
     return os.open(core.path, os.O_RDONLY | os.O_CLOEXEC) if core.path is not None else None
-
-
-def _stack(pid: int) -> int:
-    """
-    Where the process's stack begins (field 28 of its stat); 0: not told.
-
-    A fork keeps it, and exec changes it where addresses are randomised; elsewhere what is executed is not noticed.
-    """
-    with suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-        return int(file.read(4096).rpartition(b")")[2].split()[25])
-    return 0
 
 
 def _close_quietly(fd: int) -> None:

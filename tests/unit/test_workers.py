@@ -315,8 +315,7 @@ def test_a_process_that_executes_something_is_looked_into_again(
     group: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stacks = {4242: 1000}
-    monkeypatch.setattr(workers, "_stack", lambda pid: stacks[pid])
-    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 1)})
+    monkeypatch.setattr(workers, "processes", lambda: {ME: Process(1, 5), 4242: Process(ME, 1, stacks[4242])})
     monkeypatch.setattr(workers, "Target", lambda pid: Found(capture_of(tmp_path / "a", pid)))
     for stack in (1000, 0, 2000, 2000):  # 0: not told now; then it is another, but leads to the same capture
         stacks[4242] = stack
