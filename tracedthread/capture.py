@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from tracedthread import layout
@@ -33,6 +33,8 @@ MAX_BYTES = 1 << 30
 MAX_STACK_DEPTH = 64
 MAX_TEXT = 1024
 MAX_SECTIONS = 4096
+#: States of processes that never said that they end, and that are not known to run.
+CUT_OFF = frozenset({"killed", "unknown"})
 # Closer together, the two anchors say less about the clock than the calibration at the start.
 MIN_SLOPE_NS = 10_000_000
 
@@ -461,9 +463,9 @@ class Capture:
         first, second, size = self._data[section_id], self._again[section_id], self.sections[section_id].record_size
         return {at // size for at in range(0, len(first), size) if first[at : at + size] != second[at : at + size]}
 
-    def notes(self) -> Iterator[dict[str, object]]:
+    def notes(self) -> Sequence[dict[str, object]]:
         """What was noted: JSON objects. Malformed ones are passed over."""
-        yield from self._notes
+        return self._notes
 
     @_once
     def _notes(self) -> list[dict[str, object]]:
@@ -516,7 +518,12 @@ class Capture:
     @property
     def is_cut_off(self) -> bool:
         """Whether it never said that it ends: then it lasted at least until its newest time stamp."""
-        return self.state in ("killed", "unknown")
+        return self.state in CUT_OFF
+
+    @property
+    def may_run(self) -> bool:
+        """Whether another copy may tell more."""
+        return self.state in ("running", "unknown")
 
     def of_running(self) -> Capture:
         """The same, of a process that is known to run, wherever its number is from."""

@@ -91,7 +91,7 @@ class Histogram:
 
     def floor_ns(self) -> float:
         """The longest of these is at least so long: the lower edge of the highest bucket in use."""
-        return float(max((lower_edge_ns(index) for index, count in enumerate(self.counts) if count), default=0))
+        return float(lower_edge_ns(max(self._highest(), 0)))
 
     def bound_ns(self, sum_ns: float) -> float:
         """
@@ -103,13 +103,19 @@ class Histogram:
         Args:
             sum_ns: Of all durations, by the clock of the buckets.
         """
-        highest = max((index for index, count in enumerate(self.counts) if count), default=-1)
-        if highest < 0:
-            return 0.0
+        highest, lower = self._highest(), self.floor_ns()
         upper = float("inf") if highest == BUCKETS - 1 else float(lower_edge_ns(highest + 1))
-        lower = float(lower_edge_ns(highest))
         at_least_ns = sum(lower_edge_ns(index) * count for index, count in enumerate(self.counts))
         return max(lower, min(upper, sum_ns - (at_least_ns - lower)))  # in a damaged capture they may not fit
+
+    def bound_ticks(self, sum_ticks: int, bucket_tick_s: float) -> float:
+        """As `bound_ns`, in ticks; `bucket_tick_s` is as in Process."""
+        tick_ns = bucket_tick_s * 1e9
+        return self.bound_ns(sum_ticks * tick_ns) / tick_ns
+
+    def _highest(self) -> int:
+        """The highest bucket in use; -1 if none is."""
+        return max((index for index, count in enumerate(self.counts) if count), default=-1)
 
 
 EMPTY = Histogram()

@@ -85,7 +85,7 @@ class PoolRow:
         """
         sums: dict[str, Any] = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         queue = self.queue - before.queue
-        bound = queue.bound_ns(sums["queue_ticks"] * bucket_tick_s * 1e9) / (bucket_tick_s * 1e9)
+        bound = queue.bound_ticks(sums["queue_ticks"], bucket_tick_s)
         longest = max_since(self.queue_max_ticks, before.queue_max_ticks, bound)
         return replace(self, **sums, queue=queue, queue_max_ticks=longest)
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol, TypeVar
 
 from tracedthread import layout
-from tracedthread.capture import Capture, Frame
+from tracedthread.capture import CUT_OFF, Capture, Frame
 from tracedthread.events import NONE, Events, read_events
 from tracedthread.histogram import Histogram
 from tracedthread.pools import PoolRow, pools_since, read_pools
@@ -64,7 +64,7 @@ class Process:
     @property
     def is_cut_off(self) -> bool:
         """Whether it may have gone on unseen: it was killed, or nobody here knows whether it still runs."""
-        return self.state in ("killed", "unknown")
+        return self.state in CUT_OFF
 
     @property
     def duration_s(self) -> float:

@@ -111,9 +111,8 @@ class RecorderThread:
         self.is_over = False
         self._wake = originals.allocate_lock()  # held; whoever releases it wakes the thread
         self._wake.acquire()
-        self.still = (
-            core.types.Still()
-        )  # a fork waits until no sink runs, so that no lock of theirs is held in the child
+        # Forks wait until no sink runs, so that no lock of theirs is held in the child.
+        self.still = core.types.Still()
         self._callers: deque[Any] = deque()  # locks to release when the next look is over
 
     def run(self) -> None:

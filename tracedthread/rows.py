@@ -135,9 +135,8 @@ class Stats:
         sums = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _SUMS}
         sums["created"] = max(0, self.created - before.destroyed)
         hold, wait = self.hold - before.hold, self.wait - before.wait
-        tick_ns = bucket_tick_s * 1e9
-        hold_bound = hold.bound_ns(sums["hold_ticks"] * tick_ns) / tick_ns
-        wait_bound = wait.bound_ns(sums["wait_ticks"] * tick_ns) / tick_ns
+        hold_bound = hold.bound_ticks(sums["hold_ticks"], bucket_tick_s)
+        wait_bound = wait.bound_ticks(sums["wait_ticks"], bucket_tick_s)
         return Stats(
             **sums,
             hold_max_ticks=max_since(self.hold_max_ticks, before.hold_max_ticks, hold_bound),

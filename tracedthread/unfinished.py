@@ -89,7 +89,7 @@ def deadlocks(capture: Capture, again: Capture | None = None) -> list[str]:
     """
     noticed = [_noticed(note["deadlock"]) for note in (again or capture).notes() if "deadlock" in note]
     found = cycles(waits(capture))
-    if capture.state in ("running", "unknown"):
+    if capture.may_run:
         found = confirmed(found, cycles(waits(again))) if again is not None else []
     now = [_cycle(cycle) for cycle in found if cycle.is_deadlock]
     # The threads of one deadlock tell it each from its own point of view, and a note on a long one breaks off.

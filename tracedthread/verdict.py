@@ -105,18 +105,19 @@ def _judge_locks(profile: Profile, limit: Limit, pending: tuple[Pending, ...]) -
     notes: list[str] = []
     for lock in locks:
         mine = _of_lock(pending, lock)
-        readings.append(_read_lock(lock, limit, mine))
-        if (untimed := _untimed(lock, limit, mine)) > 0 and not readings[-1].exceeded:
+        reading = _read_lock(lock, limit, mine)
+        readings.append(reading)
+        if (untimed := _untimed(lock, limit, mine)) > 0 and not reading.exceeded:
             what = f"{untimed} of the {limit.measure.of}s of {lock.name} had not ended, and since when is not known"
             # Locks that are held for good, as a signal, are in every program: a pattern is hardly about them.
             (notes if limit.measure.of == "hold" and is_pattern(limit.name) else problems).append(what)
-        if readings[-1].is_minimum and not readings[-1].exceeded:
+        if reading.is_minimum and not reading.exceeded:
             problems.append(
                 f"a {limit.measure.of} of {lock.name} was in progress when the process was cut off, and how long it "
                 "lasted is not known"
             )
-        if readings[-1].least <= limit.most < readings[-1].value:
-            least, value = (f"{bound * 1e3:.3g} ms" for bound in (readings[-1].least, readings[-1].value))
+        if reading.least <= limit.most < reading.value:
+            least, value = (f"{bound * 1e3:.3g} ms" for bound in (reading.least, reading.value))
             problems.append(
                 f"the longest {limit.measure.of} of {lock.name} was between {least} and {value}; which is not known, "
                 "because a longer one came before"
@@ -170,12 +171,22 @@ def _read_lock(lock: LockRow, limit: Limit, pending: tuple[Pending, ...]) -> Rea
         quantile_s = lock.wait_quantile_s if measure.of == "wait" else lock.hold_quantile_s
         value = quantile_s(measure.percentile / 100)
     minimum = any(one.is_minimum and one.of == measure.of for one in pending)
-    least = value
-    if measure.percentile == 100 and (stats.wait_max_is_bound if measure.of == "wait" else stats.hold_max_is_bound):
-        histogram, sum_s = (stats.wait, lock.wait_s) if measure.of == "wait" else (stats.hold, lock.hold_s)
-        longest = max((one.elapsed_ticks * lock.tick_s for one in pending if one.of == measure.of), default=0.0)
-        least = min(value, max(histogram.floor_ns() * 1e-9, sum_s / sum(histogram.counts), longest))
+    least = min(value, _least_maximum(lock, measure.of, pending)) if measure.percentile == 100 else value
     return Reading(lock.name, lock.created, value, least, least > limit.most, lock, lock.blame, pending, minimum)
+
+
+def _least_maximum(lock: LockRow, of: str, pending: tuple[Pending, ...]) -> float:
+    """How long the longest was at least, in seconds; infinite where the maximum itself is known."""
+    stats = lock.stats
+    is_bound, histogram, sum_s = (
+        (stats.wait_max_is_bound, stats.wait, lock.wait_s)
+        if of == "wait"
+        else (stats.hold_max_is_bound, stats.hold, lock.hold_s)
+    )
+    if not is_bound:
+        return float("inf")
+    longest = max((one.elapsed_ticks * lock.tick_s for one in pending if one.of == of), default=0.0)
+    return max(histogram.floor_ns() * 1e-9, sum_s / sum(histogram.counts), longest)
 
 
 def _with_pending(lock: LockRow, pending: tuple[Pending, ...]) -> Stats:

@@ -146,7 +146,7 @@ def _parser_of(measure: Measure, name: str) -> Callable[[str], tuple[str, Limit]
 
 def _again(capture: Capture, file: str) -> Capture | None:
     """A second copy of what is still being recorded: in one alone, two threads may seem to wait for each other."""
-    if capture.state not in ("running", "unknown"):
+    if not capture.may_run:
         return None
     time.sleep(PAUSE_S)
     return Capture.open(file)

@@ -47,12 +47,12 @@ _LEGENDS = (
     "busy: had to wait. p50, p99: half, 99 % are at most this. open: waits that are not over.",
     "GIL: of the wait, nothing but the GIL was missing, to the owner or to the waiter.",
 )
-# What goes first where there is no room for all.
 _CUT_OFF = {
     "killed": "The process ended without closing its recording (killed, or os._exit); all up to its end is here.",
     "unknown": "The recording is not closed: its process, of another machine or container or of before a reboot, was "
     "cut off or goes on there.",
 }
+# What goes first where there is no room for all.
 _LESS = ("hold p99", "wait p50", "gil", "hold", "acquisitions", "wait max", "hold max", "contended", "wait p99")
 
 

@@ -70,13 +70,12 @@ class Observables:
         measure = self._measure
         if measure is None:
             return ()
-        # A collection asks for every instrument once, so one that is asked a second time is asked by the next one. And
-        # what a forked child finds is its parent's.
         if self._pid != os.getpid():
             self._is_mute = not self._begin_anew()
-            self._asked, self._pid = set(_OBSERVED), os.getpid()
+            self._asked, self._pid = set(_OBSERVED), os.getpid()  # what there is was found by the parent
         if self._is_mute:
             return ()
+        # A collection asks for every instrument once, so one that is asked a second time is asked by the next one.
         if metric in self._asked:
             self._asked = set()
             try:

@@ -88,7 +88,7 @@ def page_data(profile: Profile, limits: Limits) -> dict[str, Any]:
     totals, locks = profile.to_totals(), profile.locks
     data: dict[str, Any] = {
         "duration": profile.process.duration_s,
-        "totals": totals | {"attempts": profile.totals.attempts},
+        "totals": totals | {"attempts": sum(lock.stats.attempts for lock in locks)},
         "locks": [_lock(lock, names, limits) for lock in locks[: limits.locks]],
         "flames": [tree(samples(profile, waits=waits), names, limits.nodes) for waits in (False, True)],
         "timeline": timeline(profile, names, limits.events, limits.threads),
