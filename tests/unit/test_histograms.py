@@ -5,7 +5,6 @@ Histograms by OTLP: native counts as they are, exemplars, deltas; collectors tha
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import textwrap
@@ -18,7 +17,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http.metric_exporter")
 
-from collector import FakeCollector
+from collector import CACHE, FakeCollector, run_program
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.resources import Resource
@@ -320,19 +319,11 @@ def test_the_interval_is_that_of_the_sdk(text: str, seconds: float, monkeypatch:
 # -- processes ----------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
-    import os, sys, threading, time, tracedthread
-    tracedthread.patch()
     from opentelemetry.sdk.resources import Resource
     from tracedthread import _core
     from tracedthread.measure import Board
     from tracedthread.otel.histograms import HistogramExporter
     from tracedthread.tallier import read_own
-    class Cache:
-        def __init__(self): self._lock = threading.Lock()
-    cache = Cache()
-    def use(times):
-        for _ in range(times):
-            with cache._lock: pass
     board = Board(read_own(_core.load()), top=100)
     resource = Resource({"service.name": "shop", "service.instance.id": "parent", "process.pid": os.getpid()})
     exporter = HistogramExporter(board.measure, resource=lambda: resource)
@@ -341,20 +332,8 @@ PROGRAM = """
 
 
 def run(code: str, collector: FakeCollector, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "PYTHONPATH": str(ROOT),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        "OTEL_EXPORTER_OTLP_HEADERS": "tenant=shop",
-        **environment,
-    }
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM) + textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    program = CACHE + textwrap.dedent(PROGRAM) + textwrap.dedent(code)
+    return run_program(program, collector.url, **{"OTEL_EXPORTER_OTLP_HEADERS": "tenant=shop", **environment})
 
 
 def holds(collector: FakeCollector) -> dict[str, int]:

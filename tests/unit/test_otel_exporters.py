@@ -5,14 +5,13 @@ What was not delivered, and why: as the collector's answers have it, batch by ba
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
+from collector import Listener
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
@@ -25,7 +24,7 @@ from tracedthread.otel import exporters
 from tracedthread.otel.exporters import Delivery, MetricExporter, SpanExporter
 
 
-class Collector:
+class Collector(Listener):
     """
     Answers in turn as it is told: with a status, with a body, or not at all (None).
 
@@ -35,37 +34,20 @@ class Collector:
 
     def __init__(self, *answers: int | bytes | None) -> None:
         left = list(answers)
-        self._ended = ended = threading.Event()
+        self._ended = threading.Event()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                answer = left.pop(0) if len(left) > 1 else left[0]
-                if answer is None:
-                    ended.wait(60)
-                    return
-                status, body = (answer, b"") if isinstance(answer, int) else (200, answer)
-                with suppress(ConnectionError):
-                    self.send_response(status)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
+        def reply(_: bytes, __: dict[str, str]) -> tuple[int, bytes] | None:
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            if answer is None:
+                self._ended.wait(60)
+                return None
+            return (answer, b"") if isinstance(answer, int) else (200, answer)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Collector:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
+        super().__init__(reply)
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__()
 
 
 @pytest.fixture(autouse=True)

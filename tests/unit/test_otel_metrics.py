@@ -4,9 +4,7 @@ Metrics through the program's own set-up: whose they are, when the histograms be
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http.metric_exporter")
 
-from collector import FakeCollector
+from collector import CACHE, FakeCollector, run_program
 
 from tracedthread import names
 from tracedthread.otel import metrics
@@ -23,15 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, url: str = "http://127.0.0.1:1", **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": str(ROOT), "OTEL_EXPORTER_OTLP_ENDPOINT": url, **environment}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run_program(textwrap.dedent(code), url, **environment)
 
 
 def test_nothing_is_imported_on_threads_of_ours() -> None:
@@ -153,19 +143,11 @@ def test_a_program_that_sets_up_no_sdk_exports_nothing() -> None:
 
 
 DELTAS = """
-    import os, sys, threading, time, tracedthread
-    tracedthread.patch()
     from opentelemetry.sdk.metrics import MeterProvider, export as sdk
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
     from tracedthread.otel import histograms, metrics, setup
     from tracedthread.otel.options import Options
-    class Cache:
-        def __init__(self): self._lock = threading.Lock()
-    cache = Cache()
-    def use(times):
-        for _ in range(times):
-            with cache._lock: pass
     sent = []
     class Fake:
         def export(self, data):
@@ -184,7 +166,7 @@ DELTA = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}
 
 
 def run_deltas(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run(textwrap.dedent(DELTAS) + textwrap.dedent(code), **DELTA, **environment)
+    return run(CACHE + textwrap.dedent(DELTAS) + textwrap.dedent(code), **DELTA, **environment)
 
 
 def test_stopped_and_started_again_deltas_go_on() -> None:

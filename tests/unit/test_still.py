@@ -18,6 +18,13 @@ def rounds():
         begun.set()
         end.wait()
 thread = threading.Thread(target=rounds)
+def a_round_begins_only_after(*steps):
+    again = threading.Thread(target=still.__enter__, daemon=True)
+    again.start()
+    again.join(0.1)
+    assert again.is_alive()
+    for step in steps: step()
+    again.join()
 """
 
 
@@ -129,12 +136,7 @@ def test_a_child_begins_anew() -> None:
         thread.start()
         thread.join()
         types.before_fork()
-        again = threading.Thread(target=still.__enter__, daemon=True)
-        again.start()
-        again.join(0.1)
-        assert again.is_alive()
-        types.after_fork()
-        again.join()
+        a_round_begins_only_after(types.after_fork)
         """,
         head=HEAD,
     )
@@ -155,13 +157,7 @@ def test_threads_that_fork_at_once_do_not_wait_for_each_other() -> None:
         other.start()
         forked.wait()
         types.after_fork()
-        again = threading.Thread(target=still.__enter__, daemon=True)
-        again.start()
-        again.join(0.1)
-        assert again.is_alive()         # the other one still forks
-        done.set()
-        other.join()
-        again.join()
+        a_round_begins_only_after(done.set, other.join)     # the other one still forks
         """,
         head=HEAD,
     )
@@ -177,12 +173,7 @@ def test_after_one_that_would_not_wait_forks_hold_it_again() -> None:
         end.set()
         thread.join()
         types.before_fork()             # there has been no new round
-        again = threading.Thread(target=still.__enter__, daemon=True)
-        again.start()
-        again.join(0.1)
-        assert again.is_alive()
-        types.after_fork()
-        again.join()
+        a_round_begins_only_after(types.after_fork)
         """,
         head=HEAD,
     )
