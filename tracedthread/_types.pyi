@@ -1,4 +1,4 @@
-"""The C types: the second module of the shared object (native/py_module.c), loaded by `_core`."""
+"""The C types: the second module of the shared object (native/py_types.c), loaded by `_core`."""
 
 import sys
 from collections.abc import Callable, Mapping
